@@ -1,0 +1,221 @@
+"""Splits, and the order in which a run sees them: a function of (seed, step), so that nothing has to be remembered."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from pushforward.data.spec import DataSpec
+from pushforward.data.units import Units, units
+from pushforward.errors import UserError
+from pushforward.randomness import Rng, SampleRng, UpdateRng, mix
+
+
+@dataclass
+class Batch:
+    """Data as a model sees them: x (B, *spec.shape), condition (B,) classes or (B, A) attributes or None, index (B,)."""
+
+    x: Tensor
+    condition: Tensor | None = None
+    index: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def split(self, parts: int) -> list[Batch]:
+        """Cut into `parts` micro-batches (gradient accumulation)."""
+        if parts == 1:
+            return [self]
+        columns = [
+            [None] * parts if value is None else list(value.chunk(parts)) for value in (self.x, self.condition, self.index)
+        ]
+        return [Batch(x, condition, index) for x, condition, index in zip(*columns, strict=True) if x is not None]
+
+
+@runtime_checkable
+class Split(Protocol):
+    """Part of a data set: a length and `fetch`, a pure function of indices."""
+
+    def __len__(self) -> int: ...
+
+    def fetch(self, indices: Tensor) -> tuple[Tensor, Tensor | None]:
+        """indices (B,) -> codes (B, ...) and conditions (B, ...) or None."""
+        ...
+
+
+@dataclass
+class ArraySplit:
+    """Codes and conditions held in memory (images as uint8)."""
+
+    codes: Tensor
+    condition: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.codes)
+
+    def fetch(self, indices: Tensor) -> tuple[Tensor, Tensor | None]:
+        indices = indices.to(self.codes.device)
+        return self.codes[indices], None if self.condition is None else self.condition[indices]
+
+    def to(self, device: torch.device) -> ArraySplit:
+        return ArraySplit(self.codes.to(device), None if self.condition is None else self.condition.to(device))
+
+
+@dataclass
+class WindowSplit:
+    """Every window of `length` consecutive tokens of one long text (tokens (N,)), or of rows of one long series (N, D)."""
+
+    tokens: Tensor
+    length: int
+
+    def __len__(self) -> int:
+        return len(self.tokens) - self.length + 1
+
+    def fetch(self, indices: Tensor) -> tuple[Tensor, None]:
+        at = indices.to(self.tokens.device)[:, None] + torch.arange(self.length, device=self.tokens.device)
+        return self.tokens[at], None
+
+
+@dataclass
+class Data:
+    """What `load_data` returns: a spec, up to three splits, and where they came from.
+
+    `source` holds the arguments that load the same data again. `log_density`, where the density is known (the 2-D
+    toys), maps codes (B, D) to exact nats (B,). `notes` are sentences about what was skipped or inferred.
+    """
+
+    spec: DataSpec
+    train: Split
+    validation: Split | None = None
+    test: Split | None = None
+    source: dict[str, Any] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    log_density: Any = None
+
+    @property
+    def units(self) -> Units:
+        return units(self.spec)
+
+    @property
+    def held_out(self) -> Split | None:
+        """The split to measure on: test where there is one, else validation."""
+        return self.test if self.test is not None and len(self.test) else self.validation
+
+    def replace(self, **changes: Any) -> Data:
+        return dataclasses.replace(self, **changes)
+
+
+STREAM = 2**62  # the length of a split that never ends
+
+
+class Batches:
+    """The batches of a run. `at(step)` is a pure function: data are shuffled anew each epoch, epochs follow on without a
+    gap, and process `rank` of `world` takes its own rows of the global batch."""
+
+    def __init__(
+        self,
+        split: Split,
+        spec: DataSpec,
+        batch_size: int,
+        *,
+        seed: int = 0,
+        rank: int = 0,
+        world: int = 1,
+        device: torch.device | str = "cpu",
+        dequantise: bool = False,
+    ):
+        if len(split) == 0:
+            raise UserError("the training split is empty; give more data or smaller validation and test fractions.")
+        self.device = torch.device(device)
+        # Data that fit stay on the device, in their own small type.
+        if isinstance(split, ArraySplit) and self.device.type == "cuda" and split.codes.nbytes < 4 * 2**30:
+            split = split.to(self.device)
+        self.split, self.units, self.batch_size = split, units(spec), batch_size
+        self.seed, self.rank, self.world, self.dequantise = seed, rank, world, dequantise
+        self._order: tuple[int, Tensor] | None = None
+        in_memory = isinstance(split, (ArraySplit, WindowSplit)) or len(split) >= STREAM
+        self._reader = None if in_memory else ThreadPoolExecutor(max_workers=1)
+        self._ahead: tuple[int, Future] | None = None
+
+    @property
+    def global_size(self) -> int:
+        return self.batch_size * self.world
+
+    def epoch(self, step: int) -> float:
+        """How many times the whole split has been seen after `step` updates."""
+        return step * self.global_size / len(self.split)
+
+    def _permutation(self, epoch: int) -> Tensor:
+        if self._order is None or self._order[0] != epoch:
+            generator = torch.Generator().manual_seed(mix(self.seed, 0xDA7A, epoch))
+            self._order = (epoch, torch.randperm(len(self.split), generator=generator))
+        return self._order[1]
+
+    def indices(self, step: int) -> Tensor:
+        """The data of update `step` on this process."""
+        start = step * self.global_size + self.rank * self.batch_size
+        if len(self.split) >= STREAM:
+            return torch.arange(start, start + self.batch_size)
+        parts, need = [], self.batch_size
+        while need:
+            epoch, offset = divmod(start, len(self.split))
+            taken = self._permutation(epoch)[offset : offset + need]
+            parts.append(taken)
+            start, need = start + len(taken), need - len(taken)
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def _read(self, step: int) -> tuple[Tensor, Tensor, Tensor | None]:
+        index = self.indices(step)
+        return (index, *self.split.fetch(index))
+
+    def at(self, step: int) -> Batch:
+        """The batch of update `step`, in the model's units, on the device."""
+        if self._reader is None:
+            index, codes, condition = self._read(step)
+        else:  # read the next one while this one trains
+            ahead, self._ahead = self._ahead, None
+            index, codes, condition = ahead[1].result() if ahead and ahead[0] == step else self._read(step)
+            self._ahead = (step + 1, self._reader.submit(self._read, step + 1))
+        rng = self._dequantiser(mix(self.seed, 0xDE, step)) if self.dequantise else None
+        return self._batch(index, codes, condition, rng)
+
+    def passes(self, chunk: int = 8192) -> Iterator[Batch]:
+        """The whole split once, in order, in chunks: what closed-form and EM players learn from.
+
+        Dequantisation noise is the same in every pass, so that EM sees one fixed data set.
+        """
+        length = min(len(self.split), 100_000 if len(self.split) >= STREAM else len(self.split))
+        for number, start in enumerate(range(self.rank * chunk, length, chunk * self.world)):
+            index = torch.arange(start, min(start + chunk, length))
+            rng = None
+            if self.dequantise:
+                generator = torch.Generator(self.device).manual_seed(mix(self.seed, 0xDE0, self.rank, number))
+                rng = UpdateRng(generator)
+            yield self._batch(index, *self.split.fetch(index), rng)
+
+    def _dequantiser(self, seed: int) -> Rng:
+        return UpdateRng(torch.Generator(self.device).manual_seed(seed), self.rank, self.world)
+
+    def _batch(self, index: Tensor, codes: Tensor, condition: Tensor | None, rng: Rng | None) -> Batch:
+        codes = codes.to(self.device, non_blocking=True)
+        if condition is not None:
+            condition = condition.to(self.device, non_blocking=True)
+        return Batch(self.units.to_model(codes, rng), condition, index)
+
+
+def take(split: Split, n: int | None = None, seed: int = 0) -> tuple[Tensor, Tensor | None]:
+    """`n` different data of a split as codes and conditions, chosen by `seed` (all of them where n is None)."""
+    size = len(split)
+    if size >= STREAM:
+        return split.fetch(torch.arange(n or 10_000) + mix(seed) % 2**40)
+    if n is None or n >= size:
+        return split.fetch(torch.arange(size))
+    if size > 10_000_000:
+        return split.fetch(SampleRng(seed).randint(size, n))
+    return split.fetch(torch.randperm(size, generator=torch.Generator().manual_seed(mix(seed, 0x7A4E)))[:n])

@@ -1,0 +1,244 @@
+"""The data's own units and the model's, and the way between them.
+
+Data are stored as *codes*: integers for images (their levels) and tokens, numbers for points and series, numbers and
+category numbers (NaN where missing) for tables. A model works on x = `to_model(codes)`; a person gets and gives
+*values*: `present(codes)` and `parse(values)`.
+
+For densities, `log_det` is log |dx/dc| per datum in nats, so that log p(data) = log p_model(x) + log_det. For integer
+codes that is the density of the dequantised code c + u, u ~ U[-1/2, 1/2), whose mean log is a lower bound on the
+log-probability of the integer (Theis et al. 2016); `to_model(codes, rng)` adds that u.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pushforward.data.spec import DataSpec, Vocabulary
+from pushforward.errors import UserError
+from pushforward.randomness import Rng
+
+
+def units(spec: DataSpec) -> Units:
+    """The units of a data spec."""
+    return {"image": ImageUnits, "tokens": TokenUnits, "series": TableUnits, "point": TableUnits, "table": TableUnits}[
+        spec.kind
+    ](spec)
+
+
+class Units:
+    """Between codes, the model's x and a person's values. Stateless: everything is in the spec."""
+
+    log_det: float = 0.0
+
+    def __init__(self, spec: DataSpec):
+        self.spec = spec
+
+    def to_model(self, codes: Tensor, rng: Rng | None = None) -> Tensor:
+        """codes (B, ...) -> x (B, *spec.shape); with an `rng`, integer codes are dequantised."""
+        raise NotImplementedError
+
+    def to_codes(self, x: Tensor) -> Tensor:
+        """x (B, *spec.shape) -> codes, rounded and clipped to what the data can be."""
+        raise NotImplementedError
+
+    def present(self, codes: Tensor) -> Any:
+        """codes -> what a person gets: uint8 or uint16 images (B, C, H, W), a DataFrame, an array, strings."""
+        return codes
+
+    def parse(self, values: Any) -> Tensor:
+        """The inverse of `present`: what a person gives -> codes."""
+        return torch.as_tensor(np.asarray(values) if not isinstance(values, Tensor) else values)
+
+
+class ImageUnits(Units):
+    """Levels 0 .. L-1 to [-1, 1]: x = 2 c / (L - 1) - 1, so a level is 2 / (L - 1) wide."""
+
+    def __init__(self, spec: DataSpec):
+        super().__init__(spec)
+        self.width = 2.0 / ((spec.levels or 256) - 1)
+        self.log_det = spec.dimensions * math.log(self.width)
+
+    def to_model(self, codes: Tensor, rng: Rng | None = None) -> Tensor:
+        x = codes.to(torch.float32)
+        if rng is not None:
+            x = x + (rng.rand_like(x) - 0.5)
+        return x * self.width - 1.0
+
+    def to_codes(self, x: Tensor) -> Tensor:
+        levels = self.spec.levels or 256
+        codes = ((x.float() + 1.0) / self.width).round().clamp(0, levels - 1)
+        return codes.to(torch.uint8 if levels <= 256 else torch.int32)
+
+    def parse(self, values: Any) -> Tensor:
+        codes = super().parse(values)
+        if codes.dim() == len(self.spec.shape):
+            codes = codes[None]
+        if tuple(codes.shape[1:]) != tuple(self.spec.shape):
+            channels, height, width = self.spec.shape
+            if tuple(codes.shape[1:]) == (height, width, channels):
+                codes = codes.permute(0, 3, 1, 2)
+            elif channels == 1 and tuple(codes.shape[1:]) == (height, width):
+                codes = codes[:, None]
+            else:
+                raise UserError(
+                    f"images of shape {tuple(codes.shape[1:])} were given, this model knows (channels, height, width) = "
+                    f"{tuple(self.spec.shape)}; resize them or convert their colour mode first."
+                )
+        if codes.is_floating_point() and not torch.equal(codes, codes.round()):
+            raise UserError("images are given in their own integer levels (0 to 255 for 8 bits), not as fractions.")
+        return codes
+
+
+class TableUnits(Units):
+    """Numbers standardised by column; categories as one-hot columns, with a column for 'missing' where there was any.
+
+    A category's one-hot is dequantised like an image's level: y = onehot + u with u ~ U[-1/2, 1/2) per column. The boxes
+    of different categories do not meet and argmax y gives the category back, so the density bounds its probability
+    (the argument of Hoogeboom et al. 2021, "Argmax flows", with a uniform q).
+    """
+
+    def __init__(self, spec: DataSpec):
+        super().__init__(spec)
+        steps = spec.shape[0] if spec.kind == "series" else 1
+        self.log_det = -steps * sum(math.log(column.scale) for column in spec.columns if column.kind == "number")
+
+    def to_model(self, codes: Tensor, rng: Rng | None = None) -> Tensor:
+        codes = codes.to(torch.float32)
+        parts = []
+        for j, column in enumerate(self.spec.columns):
+            code = codes[..., j]
+            absent = torch.isnan(code)
+            if column.kind == "number":
+                if rng is not None and column.integer:
+                    code = code + (rng.rand_like(code) - 0.5)
+                fill = torch.zeros_like(code) if rng is None else rng.rand_like(code) - 0.5
+                parts.append(torch.where(absent, fill, (code - column.mean) / column.scale)[..., None])
+                if column.missing:
+                    flag = absent.float()[..., None] - 0.5
+                    parts.append(flag if rng is None else flag + (rng.rand_like(flag) - 0.5))
+            else:
+                onehot = torch.nn.functional.one_hot(code.nan_to_num(0).long(), len(column.categories)).float()
+                parts.append(onehot if rng is None else onehot + (rng.rand_like(onehot) - 0.5))
+        return torch.cat(parts, -1)
+
+    def to_codes(self, x: Tensor) -> Tensor:
+        x, out, at = x.float(), [], 0
+        for column in self.spec.columns:
+            if column.kind == "number":
+                code = x[..., at] * column.scale + column.mean
+                if column.integer:
+                    code = code.round()
+                at += 1
+                if column.missing:
+                    code = torch.where(x[..., at] > 0, torch.nan, code)
+                    at += 1
+            else:
+                code = x[..., at : at + len(column.categories)].argmax(-1).float()
+                at += len(column.categories)
+            out.append(code)
+        return torch.stack(out, -1)
+
+    def present(self, codes: Tensor) -> Any:
+        if self.spec.kind != "table":
+            return codes
+        import pandas as pd
+
+        frame = {}
+        for j, column in enumerate(self.spec.columns):
+            values = codes[:, j].cpu().numpy()
+            if column.kind == "category":
+                frame[column.name] = np.asarray(column.categories, dtype=object)[values.astype(int)]
+            elif column.integer and not column.missing:
+                frame[column.name] = values.astype(np.int64)
+            else:
+                frame[column.name] = values.astype(np.float64)
+        return pd.DataFrame(frame)
+
+    def parse(self, values: Any) -> Tensor:
+        if hasattr(values, "columns") and self.spec.columns:
+            missing = [column.name for column in self.spec.columns if column.name not in values.columns]
+            if missing:
+                raise UserError(f"the table lacks the column(s) {', '.join(missing)} that the model was trained on.")
+            parts = []
+            for column in self.spec.columns:
+                series = values[column.name]
+                if column.kind == "category":
+                    known = {name: i for i, name in enumerate(column.categories)}
+                    strings = ["(missing)" if v is None or v != v else str(v) for v in series]
+                    unknown = sorted({s for s in strings if s not in known})
+                    if unknown:
+                        raise UserError(
+                            f"column '{column.name}' holds {unknown[0]!r}, which was not in the training data; "
+                            f"known: {', '.join(column.categories[:8])}."
+                        )
+                    parts.append(torch.tensor([known[s] for s in strings], dtype=torch.float32))
+                else:
+                    parts.append(torch.as_tensor(np.asarray(series, dtype=np.float32)))
+            return torch.stack(parts, -1)
+        codes = super().parse(values).float()
+        shape = (len(self.spec.columns),) if self.spec.kind != "series" else self.spec.shape
+        if codes.dim() == len(shape):
+            codes = codes[None]
+        if tuple(codes.shape[1:]) != tuple(shape):
+            raise UserError(f"data of shape {tuple(codes.shape[1:])} were given, this model knows {tuple(shape)}.")
+        return codes
+
+
+class TokenUnits(Units):
+    """Token ids are the model's units already; a person sees strings (or ids where there is no vocabulary)."""
+
+    def to_model(self, codes: Tensor, rng: Rng | None = None) -> Tensor:
+        return codes.long()
+
+    def to_codes(self, x: Tensor) -> Tensor:
+        return x.long()
+
+    def present(self, codes: Tensor) -> Any:
+        if self.spec.vocabulary is None:
+            return codes
+        return [decode_text(self.spec.vocabulary, row.tolist()) for row in codes]
+
+    def parse(self, values: Any) -> Tensor:
+        if isinstance(values, str):
+            values = [values]
+        if isinstance(values, (list, tuple)) and values and isinstance(values[0], str):
+            if self.spec.vocabulary is None:
+                raise UserError("strings were given, but this model knows token ids only.")
+            rows = [encode_text(self.spec.vocabulary, text) for text in values]
+            if len({len(row) for row in rows}) > 1:
+                raise UserError("texts of different lengths were given together; give texts of one length, or one at a time.")
+            return torch.tensor(rows)
+        return super().parse(values).long()
+
+
+def encode_text(vocabulary: Vocabulary, text: str) -> list[int]:
+    """Text to token ids. An unknown character is an error that names it."""
+    if vocabulary.kind == "characters":
+        table = {token: i for i, token in enumerate(vocabulary.tokens)}
+        unknown = sorted(set(text) - table.keys())
+        if unknown:
+            raise UserError(
+                f"the character {unknown[0]!r} is not among the {vocabulary.size} that the model was trained on; remove it."
+            )
+        return [table[character] for character in text]
+    return _tokenizer(vocabulary.tokenizer).encode(text).ids
+
+
+def decode_text(vocabulary: Vocabulary, ids: list[int]) -> str:
+    """Token ids to text."""
+    if vocabulary.kind == "characters":
+        return "".join(vocabulary.tokens[i] for i in ids)
+    return _tokenizer(vocabulary.tokenizer).decode(ids)
+
+
+@functools.lru_cache(maxsize=8)
+def _tokenizer(json: str) -> Any:
+    from tokenizers import Tokenizer
+
+    return Tokenizer.from_str(json)

@@ -1,0 +1,23 @@
+"""Errors that a person can act on: one sentence with what was given, what was expected and what to do."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(ValueError):
+    """A mistake in what was asked for. The command line prints its sentence and exits with status 2."""
+
+
+def nearest(given: str, valid: Iterable[str], n: int = 3) -> str:
+    """The names in `valid` that look most like `given`, ready to end a sentence.
+
+    >>> nearest("flowmatching", ["vae", "flow-matching", "gan"])
+    'did you mean flow-matching?'
+    >>> nearest("xyz", ["vae", "gan"])
+    'valid: gan, vae'
+    """
+    names = sorted(set(valid))
+    close = difflib.get_close_matches(given, names, n=n, cutoff=0.5)
+    return f"did you mean {' or '.join(close)}?" if close else f"valid: {', '.join(names)}"

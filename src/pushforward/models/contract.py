@@ -1,0 +1,186 @@
+"""The contract between a model and everything above it: capabilities, asked for with `isinstance`, and players.
+
+A model is any `torch.nn.Module` built as `Model(spec, **settings)`. It works in its own units (`DataSpec`), takes
+`condition` and `generator` as keywords, and has the methods of the capabilities that it offers; there is nothing to
+inherit from. Whoever trains, samples or measures models is written against this file and no other.
+
+`log_prob` is in nats per datum, higher is better. t is (B,) in [0, 1], 0 = data, 1 = noise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from pushforward.data.batches import Batch
+from pushforward.randomness import Rng
+
+Generator = Rng | torch.Generator | int | None
+
+
+@dataclass
+class LogProb:
+    """Log-densities (B,) in nats, and what they are: exact, a lower bound, or an estimate with its standard error (B,)."""
+
+    value: Tensor
+    kind: Literal["exact", "bound", "estimate"]
+    stderr: Tensor | None = None
+
+
+@runtime_checkable
+class Samples(Protocol):
+    """Draws data: x (n, *spec.shape). Further keyword options (steps, guidance, temperature) are the model's own."""
+
+    def sample(self, n: int, *, condition: Tensor | None = None, generator: Generator = None) -> Tensor: ...
+
+
+@runtime_checkable
+class Density(Protocol):
+    """Knows (a bound on, an estimate of) the log-density of x (B, *spec.shape)."""
+
+    def log_prob(self, x: Tensor, *, condition: Tensor | None = None) -> LogProb: ...
+
+
+@runtime_checkable
+class Encodes(Protocol):
+    """Maps x (B, *spec.shape) to codes z (B, ...): for a stochastic encoder the mean."""
+
+    def encode(self, x: Tensor, *, condition: Tensor | None = None) -> Tensor: ...
+
+
+@runtime_checkable
+class Decodes(Protocol):
+    """Maps codes z (B, ...) to data; `draw_codes` draws z from the latent distribution."""
+
+    def decode(self, z: Tensor, *, condition: Tensor | None = None) -> Tensor: ...
+
+    def draw_codes(self, n: int, *, generator: Generator = None) -> Tensor: ...
+
+
+@runtime_checkable
+class Scores(Protocol):
+    """Knows the score grad_x log p_t(x)."""
+
+    def score(self, x: Tensor, t: Tensor, *, condition: Tensor | None = None) -> Tensor: ...
+
+
+@runtime_checkable
+class Trajectories(Protocol):
+    """Can show how a sample comes about: (K, n, *spec.shape), from noise (first) to data (last)."""
+
+    def trajectory(
+        self, n: int, *, frames: int = 8, condition: Tensor | None = None, generator: Generator = None
+    ) -> Tensor: ...
+
+
+@runtime_checkable
+class Completes(Protocol):
+    """Continues a prefix: tokens (B, P) -> (B, P + length)."""
+
+    def complete(self, prefix: Tensor, length: int, *, generator: Generator = None) -> Tensor: ...
+
+
+@runtime_checkable
+class Translates(Protocol):
+    """Maps an image of one domain to another."""
+
+    def translate(self, x: Tensor, *, generator: Generator = None) -> Tensor: ...
+
+
+@runtime_checkable
+class Learns(Protocol):
+    """Says who plays and for what: everything that `train` needs to know."""
+
+    def players(self) -> list[Player]: ...
+
+
+CAPABILITIES: dict[str, type] = {
+    "samples": Samples,
+    "density": Density,
+    "encodes": Encodes,
+    "decodes": Decodes,
+    "scores": Scores,
+    "trajectories": Trajectories,
+    "completes": Completes,
+    "translates": Translates,
+}
+
+
+def capabilities(model: object) -> list[str]:
+    """The names of what a model (or a model's class) can do."""
+    if isinstance(model, type):
+        return [
+            name
+            for name, protocol in CAPABILITIES.items()
+            if all(hasattr(model, method) for method in vars(protocol) if not method.startswith("_"))
+        ]
+    return [name for name, protocol in CAPABILITIES.items() if isinstance(model, protocol)]
+
+
+@dataclass
+class Loss:
+    """What a player wants small: the scalar to differentiate, and named scalars to show (in their own units)."""
+
+    total: Tensor
+    terms: dict[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class OptimizerSettings:
+    """AdamW for this player; the run may override the learning rate."""
+
+    learning_rate: float = 1e-3
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = 0.0
+    warmup: int | None = None  # updates; None: 2 % of the run, at most 500; 0: none
+    decay: bool = True  # cosine to 0 over the run
+
+
+@dataclass
+class Update:
+    """What a closed-form or EM player says after one pass over the data: named figures, and whether it has converged."""
+
+    terms: dict[str, float]
+    finished: bool = False
+
+
+@dataclass
+class Player:
+    """One side of a game.
+
+    name: shown in the log. modules: what its turn changes; everything else of the model is frozen meanwhile.
+    loss(batch, rng): for players that descend a gradient. update(batches, rng): for players in closed form or EM, who see
+    the whole training set, in chunks, at each step. every: takes its turn at every so many-th step. repeat: updates a turn,
+    each on fresh data. after_update: called after each update (weight clipping, codebook restart).
+    """
+
+    name: str
+    modules: nn.Module | list[nn.Module]
+    loss: Callable[[Batch, Rng], Loss] | None = None
+    update: Callable[[Iterable[Batch], Rng], Update] | None = None
+    optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
+    every: int = 1
+    repeat: int = 1
+    after_update: Callable[[], Any] | None = None
+
+    def __post_init__(self) -> None:
+        if (self.loss is None) == (self.update is None):
+            raise ValueError(f"player '{self.name}' needs either a loss or an update, not both.")
+
+    def parameters(self) -> list[nn.Parameter]:
+        """Each parameter of its modules once."""
+        modules = self.modules if isinstance(self.modules, list) else [self.modules]
+        return list(dict.fromkeys(parameter for module in modules for parameter in module.parameters()))
+
+
+def device_of(module: nn.Module) -> torch.device:
+    """Where a module's tensors are (the CPU where it has none)."""
+    for tensor in module.parameters():
+        return tensor.device
+    for tensor in module.buffers():
+        return tensor.device
+    return torch.device("cpu")

@@ -1,0 +1,144 @@
+"""Randomness is a function, not a state.
+
+Whatever is random in the library is a function of integers: the order of the data of (seed, epoch), the noise of an
+update of (seed, step, player), the i-th sample of (seed, i). So a run resumes from its step number alone, samples do
+not depend on the batch size, and several processes draw what one process would have drawn.
+
+`Rng` is what a model draws from. It comes in two kinds with the same methods: `UpdateRng` (fast, one stream an update,
+of which each process takes its own rows) and `SampleRng` (one stream a row, so that row i never depends on its neighbours).
+"""
+
+from __future__ import annotations
+
+import contextlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+_MASK = (1 << 64) - 1
+
+
+def mix(*integers: int) -> int:
+    """A well-spread 63-bit integer made of any integers (chained SplitMix64; Steele et al. 2014).
+
+    >>> mix(1, 2) == mix(1, 2), mix(1, 2) == mix(2, 1)
+    (True, False)
+    """
+    state = 0x9E3779B97F4A7C15
+    for integer in integers:
+        state = (state + (integer & _MASK) + 0x9E3779B97F4A7C15) & _MASK
+        state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
+        state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & _MASK
+        state ^= state >> 31
+    return state >> 1
+
+
+class Rng(ABC):
+    """A source of random rows. The first size is always the number of rows (of data, of samples)."""
+
+    device: torch.device
+
+    @abstractmethod
+    def rand(self, *shape: int) -> Tensor:
+        """Uniform on [0, 1), of the given shape; the first size is the number of rows."""
+
+    @abstractmethod
+    def randn(self, *shape: int) -> Tensor:
+        """Standard normal, of the given shape; the first size is the number of rows."""
+
+    def randn_like(self, x: Tensor) -> Tensor:
+        return self.randn(*x.shape).to(x.dtype)
+
+    def rand_like(self, x: Tensor) -> Tensor:
+        return self.rand(*x.shape).to(x.dtype)
+
+    def randint(self, high: int, *shape: int) -> Tensor:
+        """Integers 0 .. high-1."""
+        return (self.rand(*shape).double() * high).long().clamp_(max=high - 1)
+
+    def categorical(self, probabilities: Tensor) -> Tensor:
+        """One index a row of `probabilities` (rows, K); rows need not be normalised."""
+        cumulative = probabilities.double().cumsum(-1)
+        threshold = self.rand(len(probabilities)).double()[:, None] * cumulative[:, -1:]
+        return (cumulative <= threshold).sum(-1).clamp_(max=probabilities.shape[-1] - 1)
+
+
+class UpdateRng(Rng):
+    """One stream: draws for the rows of all processes together and keeps those of this one.
+
+    So an update of two processes with 64 rows each uses the noise of one process with 128.
+    """
+
+    def __init__(self, generator: torch.Generator, rank: int = 0, world: int = 1):
+        self.generator, self.rank, self.world = generator, rank, world
+        self.device = generator.device
+
+    def _draw(self, draw, shape: Sequence[int]) -> Tensor:
+        if self.world == 1:
+            return draw(tuple(shape), generator=self.generator, device=self.device)
+        rows = shape[0]
+        everyone = draw((rows * self.world, *shape[1:]), generator=self.generator, device=self.device)
+        return everyone[self.rank * rows : (self.rank + 1) * rows]
+
+    def rand(self, *shape: int) -> Tensor:
+        return self._draw(torch.rand, shape)
+
+    def randn(self, *shape: int) -> Tensor:
+        return self._draw(torch.randn, shape)
+
+
+class SampleRng(Rng):
+    """Row i of the k-th draw is a function of (seed, first + i, k): the same whatever else is drawn beside it.
+
+    Drawn on the CPU and moved to `device`, so that a seed means the same samples on every device.
+    """
+
+    def __init__(self, seed: int, first: int = 0, device: torch.device | str = "cpu"):
+        self.seed, self.first, self.device = seed, first, torch.device(device)
+        self._draws = 0
+        self._generator = torch.Generator()
+
+    def _rows(self, shape: Sequence[int], fill: str) -> Tensor:
+        out = torch.empty(tuple(shape))
+        for i, row in enumerate(out.unbind(0) if out.dim() > 1 else out.unsqueeze(1).unbind(0)):
+            self._generator.manual_seed(mix(self.seed, self.first + i, self._draws))
+            getattr(row, fill)(generator=self._generator)
+        self._draws += 1
+        return out.to(self.device)
+
+    def rand(self, *shape: int) -> Tensor:
+        return self._rows(shape, "uniform_")
+
+    def randn(self, *shape: int) -> Tensor:
+        return self._rows(shape, "normal_")
+
+
+def as_rng(generator: Rng | torch.Generator | int | None, device: torch.device | str = "cpu") -> Rng:
+    """What a caller gave as `generator`, as an `Rng`: one already, a torch.Generator, a seed, or None (a fresh seed)."""
+    if isinstance(generator, Rng):
+        return generator
+    if isinstance(generator, torch.Generator):
+        return UpdateRng(generator)
+    seed = int(torch.randint(2**62, ()).item()) if generator is None else generator
+    return SampleRng(seed, device=device)
+
+
+def seed_everything(seed: int, device: torch.device) -> torch.Generator:
+    """Seeds the default generator of `device` (what dropout draws from) and returns it. Cheaper than torch.manual_seed."""
+    if device.type == "cuda":
+        index = torch.cuda.current_device() if device.index is None else device.index
+        generator = torch.cuda.default_generators[index]
+    else:
+        generator = torch.default_generator
+    generator.manual_seed(seed)
+    return generator
+
+
+@contextlib.contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Runs a block (building a network, say) as a function of `seed`, and leaves the caller's random state as it was."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        yield

@@ -1,0 +1,126 @@
+"""THE table: every method by name. A new method is one file and one line here.
+
+A line says where the class is, which of its settings make the method, how long it trains by default, and where it comes
+from. Classes are named, not imported, so that the table can be read without torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from pushforward.data.spec import DataSpec, Kind
+from pushforward.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@dataclass(frozen=True)
+class Method:
+    """One line of the zoo. `kinds`: the data that it learns. `training`: defaults of `pf.train` for it."""
+
+    family: str
+    path: str
+    summary: str
+    paper: str
+    kinds: tuple[Kind, ...]
+    settings: dict[str, Any] = field(default_factory=dict)
+    training: dict[str, Any] = field(default_factory=dict)
+
+    def load(self) -> type[nn.Module]:
+        """The class."""
+        module, _, name = self.path.partition(":")
+        return getattr(importlib.import_module(f"pushforward.models.{module}"), name)
+
+
+VECTORS: tuple[Kind, ...] = ("point", "table", "series")
+CONTINUOUS: tuple[Kind, ...] = ("image", *VECTORS)
+
+ZOO: dict[str, Method] = {
+    "gaussian": Method(
+        "classical",
+        "classical.gaussian:Gaussian",
+        "One Gaussian by maximum likelihood, if asked in its leading eigen-directions",
+        "Tipping and Bishop 1999",
+        CONTINUOUS,
+        training={"steps": 1},
+    ),
+    "gmm": Method(
+        "classical",
+        "classical.mixture:GaussianMixture",
+        "A mixture of Gaussians by expectation-maximisation",
+        "Dempster, Laird and Rubin 1977",
+        CONTINUOUS,
+        training={"steps": 100},
+    ),
+    "vae": Method(
+        "variational",
+        "variational.vae:VAE",
+        "Variational autoencoder: an encoder, a decoder and a bound on the likelihood",
+        "Kingma and Welling 2014, arXiv:1312.6114",
+        CONTINUOUS,
+        training={"steps": 10_000, "batch_size": 128},
+    ),
+    "gan": Method(
+        "adversarial",
+        "adversarial.gan:GAN",
+        "Generative adversarial network, non-saturating, with DCGAN's networks for images",
+        "Goodfellow et al. 2014, arXiv:1406.2661; Radford et al. 2016, arXiv:1511.06434",
+        CONTINUOUS,
+        training={"steps": 10_000, "batch_size": 128},
+    ),
+    "flow-matching": Method(
+        "diffusion",
+        "diffusion.flow_matching:FlowMatching",
+        "Flow matching: regress the velocity of straight paths from noise to data, sample by an ODE",
+        "Lipman et al. 2023, arXiv:2210.02747; Liu et al. 2023, arXiv:2209.03003",
+        CONTINUOUS,
+        training={"steps": 10_000, "batch_size": 128},
+    ),
+    "gpt": Method(
+        "autoregressive",
+        "autoregressive.transformer:GPT",
+        "Decoder-only transformer: one token after another",
+        "Radford et al. 2019",
+        ("tokens",),
+        training={"steps": 5_000, "batch_size": 32},
+    ),
+}
+
+
+def method(name: str) -> Method:
+    """The line of a name; an unknown name is an error that says the nearest ones."""
+    if name not in ZOO:
+        raise UserError(f"there is no model '{name}'; {nearest(name, ZOO)} (`pushforward models` lists them all)")
+    return ZOO[name]
+
+
+def options(name: str) -> dict[str, inspect.Parameter]:
+    """The settings of a model with their defaults as this name sets them."""
+    line = method(name)
+    parameters = list(inspect.signature(line.load()).parameters.values())[1:]  # all but the spec
+    return {p.name: p.replace(default=line.settings.get(p.name, p.default)) for p in parameters}
+
+
+def create(name: str, spec: DataSpec, **settings: Any) -> nn.Module:
+    """Builds a model by name for data of this spec: `pf.create("vae", data.spec, latent_dim=16)`.
+
+    settings: the model's own (`pushforward models NAME` lists them); a network may be any `torch.nn.Module` of yours.
+    Raises UserError for an unknown name or setting (with the nearest ones) and for data that the model cannot learn.
+    """
+    line = method(name)
+    if spec.kind not in line.kinds:
+        able = [other for other, entry in ZOO.items() if spec.kind in entry.kinds]
+        raise UserError(
+            f"'{name}' learns {', '.join(line.kinds)}; '{spec.name}' holds {spec.kind}. Try {', '.join(able) or 'other data'}."
+        )
+    valid = options(name)
+    for key in settings:
+        if key not in valid:
+            raise UserError(f"'{name}' has no setting '{key}'; {nearest(key, valid)}")
+    built = line.load()(spec, **{**line.settings, **settings})
+    built.name, built.settings = name, settings  # type: ignore[assignment]
+    return built
