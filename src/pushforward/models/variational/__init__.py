@@ -1,0 +1,1 @@
+"""Models with latent variables, trained on a bound of their likelihood."""

@@ -1,0 +1,207 @@
+"""Likelihoods p(x | parameters) that factorise over the numbers of a datum: what a decoder's output means.
+
+A likelihood asks a decoder for `channels` numbers per number of x: parameters (B, channels, *shape). It gives
+log p(x | parameters) summed over the datum, the mean and samples, all in the model's units.
+
+Integer data (images with L levels, x = 2c / (L - 1) - 1) have *masses* under `Bernoulli` and `DiscretisedLogistic`. A
+run adds log_det = D log w, w = 2 / (L - 1) the width of a level, to every `log_prob`; so these two return
+log-mass - D log w, the density that is constant over each level's bin, and the run's sum is the log-mass again.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from pushforward.data.spec import DataSpec
+from pushforward.errors import UserError, nearest
+from pushforward.randomness import Rng
+
+Name = Literal["bernoulli", "gaussian", "logistic"]
+Sigma = Literal["learned", "global", "column", "pixel"]
+
+SCALES = 7.0  # learned log-scales of a Gaussian stay within +-7: standard deviations of 0.0009 to 1100
+
+
+def wide(x: Tensor) -> Tensor:
+    """At least float32: log-densities are not computed in the half precision of autocast."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
+def soft_clamp(x: Tensor, low: float, high: float) -> Tensor:
+    """Smoothly into (low, high), 0 to the middle with slope 1: unlike a clamp it does not lose the gradient."""
+    half = (high - low) / 2
+    return low + half + half * torch.tanh(x / half)
+
+
+def total(x: Tensor) -> Tensor:
+    """Sums over a datum: (B, ...) -> (B,)."""
+    return x.flatten(1).sum(1)
+
+
+class Likelihood(nn.Module):
+    """What the three have in common: the numbers they ask for per number of x, and the shapes."""
+
+    channels: int
+
+    def log_prob(self, parameters: Float[Tensor, "b k *shape"], x: Float[Tensor, "b *shape"]) -> Float[Tensor, " b"]:
+        """log p(x | parameters) in nats per datum, in the model's units."""
+        raise NotImplementedError
+
+    def mean(self, parameters: Float[Tensor, "b k *shape"]) -> Float[Tensor, "b *shape"]:
+        """E[x | parameters]."""
+        raise NotImplementedError
+
+    def sample(self, parameters: Float[Tensor, "b k *shape"], rng: Rng) -> Float[Tensor, "b *shape"]:
+        """x ~ p(x | parameters)."""
+        raise NotImplementedError
+
+
+class Bernoulli(Likelihood):
+    """Black or white with probability sigmoid(logit); x in [-1, 1] stands for the probability (x + 1) / 2 of white.
+
+    With two levels this is the exact mass. A grey image is read as the *probabilities* of a binary one, as in most papers on
+    MNIST: log_prob is E[log p(b)] over binary images b drawn with these probabilities. It says nothing of the density of
+    the grey image and does not compare with the figures of other likelihoods. Because log p(b | z) is linear in b, a bound
+    on log p(x) computed from it is also a lower bound on E[log p(b)] (log-sum-exp is convex).
+    """
+
+    channels = 1
+
+    def __init__(self, levels: int = 2):
+        super().__init__()
+        self.width = 2.0 / (levels - 1)
+
+    def log_prob(self, parameters: Float[Tensor, "b k *shape"], x: Float[Tensor, "b *shape"]) -> Float[Tensor, " b"]:
+        logits, white = wide(parameters[:, 0]), (wide(x) + 1) / 2
+        return total(white * logits - F.softplus(logits) - math.log(self.width))
+
+    def mean(self, parameters: Float[Tensor, "b k *shape"]) -> Float[Tensor, "b *shape"]:
+        return 2 * wide(parameters[:, 0]).sigmoid() - 1
+
+    def sample(self, parameters: Float[Tensor, "b k *shape"], rng: Rng) -> Float[Tensor, "b *shape"]:
+        white = wide(parameters[:, 0]).sigmoid()
+        return 2 * (rng.rand_like(white) < white).to(white.dtype) - 1
+
+
+class Gaussian(Likelihood):
+    """N(mean, sigma^2): with a given sigma, a learned one that all data share, or one per number from the decoder.
+
+    Args:
+        shape: of one datum.
+        sigma: a number (fixed); "global" (one, learned); "column" (learned, one per column of a table, point or series, or
+            per channel of an image); "pixel" (the decoder gives one for each number of each datum); "learned" (by column for
+            vectors, global for images).
+    """
+
+    fixed: Tensor
+
+    def __init__(self, shape: tuple[int, ...], sigma: Sigma | float = "learned"):
+        super().__init__()
+        image = len(shape) == 3
+        if sigma == "learned":
+            sigma = "global" if image else "column"
+        self.channels = 2 if sigma == "pixel" else 1
+        if sigma == "global":
+            self.raw = nn.Parameter(torch.zeros(()))
+        elif sigma == "column":
+            self.raw = nn.Parameter(torch.zeros((shape[0], 1, 1) if image else shape[-1:]))
+        elif sigma != "pixel":
+            if isinstance(sigma, str) or not sigma > 0:
+                raise UserError(f"sigma is a positive number, learned, global, column or pixel, not {sigma!r}.")
+            self.register_buffer("fixed", torch.tensor(math.log(sigma)))
+
+    def log_sigma(self, parameters: Tensor) -> Tensor:
+        """The log of the standard deviation, in a shape that broadcasts over x."""
+        if hasattr(self, "fixed"):
+            return self.fixed
+        return soft_clamp(wide(parameters[:, 1] if self.channels == 2 else self.raw), -SCALES, SCALES)
+
+    def log_prob(self, parameters: Float[Tensor, "b k *shape"], x: Float[Tensor, "b *shape"]) -> Float[Tensor, " b"]:
+        log_sigma = self.log_sigma(parameters)
+        distance = (wide(x) - wide(parameters[:, 0])) * torch.exp(-log_sigma)
+        return total(-0.5 * distance.square() - log_sigma - 0.5 * math.log(2 * math.pi))
+
+    def mean(self, parameters: Float[Tensor, "b k *shape"]) -> Float[Tensor, "b *shape"]:
+        return wide(parameters[:, 0])
+
+    def sample(self, parameters: Float[Tensor, "b k *shape"], rng: Rng) -> Float[Tensor, "b *shape"]:
+        mean = self.mean(parameters)
+        return mean + self.log_sigma(parameters).exp() * rng.randn_like(mean)
+
+
+class DiscretisedLogistic(Likelihood):
+    """The mass that a logistic distribution puts on each of L levels, the outermost levels taking the tails.
+
+    With F the logistic's CDF at (. - mean) / s and w the width of a level, mass(x) = F(x + w/2) - F(x - w/2), F = 0 below
+    the lowest level and 1 above the highest: the masses sum to 1 exactly. For a = (x + w/2 - mean) / s and b = a - w / s,
+
+        log(sigmoid(a) - sigmoid(b)) = log sigmoid(a) + log sigmoid(-b) + log(1 - exp(-w / s)),
+
+    which cancels nowhere. The decoder gives the mean and log s; s stays between an eighth of a level (all the mass in one)
+    and 8 (flat). `log_prob` is log-mass - D log w, so that a run's log_det gives back the log-mass.
+
+    Source: Salimans, Karpathy, Chen and Kingma, "PixelCNN++", 2017, arXiv:1701.05517 (with one component).
+    """
+
+    channels = 2
+
+    def __init__(self, levels: int = 256):
+        super().__init__()
+        if levels < 2:
+            raise UserError(f"the discretised logistic needs at least 2 levels, not {levels}.")
+        self.levels, self.width = levels, 2.0 / (levels - 1)
+
+    def location_and_log_scale(self, parameters: Tensor) -> tuple[Tensor, Tensor]:
+        return wide(parameters[:, 0]), soft_clamp(wide(parameters[:, 1]), math.log(self.width / 8), math.log(8))
+
+    def log_mass(self, parameters: Float[Tensor, "b k *shape"], x: Float[Tensor, "b *shape"]) -> Float[Tensor, "b *shape"]:
+        """log P(level of x) for each number of x, which lies on a level."""
+        location, log_scale = self.location_and_log_scale(parameters)
+        x, scale = wide(x), log_scale.exp()
+        above = (x + self.width / 2 - location) / scale
+        below = (x - self.width / 2 - location) / scale
+        left, right = F.logsigmoid(above), F.logsigmoid(-below)  # log F(x + w/2), log(1 - F(x - w/2))
+        middle = left + right + torch.log(-torch.expm1(-self.width / scale))
+        edge = 1 - self.width / 2
+        return torch.where(x < -edge, left, torch.where(x > edge, right, middle))
+
+    def log_prob(self, parameters: Float[Tensor, "b k *shape"], x: Float[Tensor, "b *shape"]) -> Float[Tensor, " b"]:
+        return total(self.log_mass(parameters, x) - math.log(self.width))
+
+    def mean(self, parameters: Float[Tensor, "b k *shape"]) -> Float[Tensor, "b *shape"]:
+        """The mean of the logistic clipped to [-1, 1], 1 - integral of F over [-1, 1]: within half a level of the levels' mean
+        (which is the same integral by the midpoint rule)."""
+        location, log_scale = self.location_and_log_scale(parameters)
+        scale = log_scale.exp()
+        return 1 - scale * (F.softplus((1 - location) / scale) - F.softplus((-1 - location) / scale))
+
+    def sample(self, parameters: Float[Tensor, "b k *shape"], rng: Rng) -> Float[Tensor, "b *shape"]:
+        location, log_scale = self.location_and_log_scale(parameters)
+        uniform = rng.rand_like(location).clamp(1e-7, 1 - 1e-7)
+        x = location + log_scale.exp() * torch.logit(uniform)
+        return ((x + 1) / self.width).round().clamp(0, self.levels - 1) * self.width - 1
+
+
+def likelihood(name: str, spec: DataSpec, sigma: Sigma | float = "learned") -> Likelihood:
+    """The likelihood of this name for such data; "auto": logistic for images, Gaussian for the rest.
+
+    Raises UserError for an unknown name, and for likelihoods of levels where the data have none.
+    """
+    if name == "auto":
+        name = "logistic" if spec.kind == "image" else "gaussian"
+    if name == "gaussian":
+        return Gaussian(spec.shape, sigma)
+    if name not in ("bernoulli", "logistic"):
+        raise UserError(
+            f"there is no likelihood {name!r}; {nearest(name, ['auto', 'bernoulli', 'gaussian', 'logistic'])} (or 'auto')"
+        )
+    if spec.kind != "image":
+        raise UserError(f"the {name} likelihood is for images, '{spec.name}' holds {spec.kind}; use likelihood='gaussian'.")
+    levels = spec.levels or 256
+    return Bernoulli(levels) if name == "bernoulli" else DiscretisedLogistic(levels)

@@ -1,0 +1,249 @@
+"""Variational autoencoder: a decoder p(x | z) of latent z ~ N(0, I), and an encoder q(z | x) that makes it learnable.
+
+log p(x) = log of the integral of p(x | z) p(z) cannot be computed, but for any q it is at least the ELBO,
+
+    E_{q(z|x)}[log p(x | z)] - KL(q(z | x) || N(0, I)),        q(z | x) = N(mean(x), diag(sigma(x)^2)),
+
+which encoder and decoder climb together; the gap is KL(q(z | x) || p(z | x)). The gradient passes through the draw
+z = mean + sigma eps (reparametrisation). What a decoder's output means is the likelihood's business
+(`distributions/likelihoods.py`), which bound is climbed is the loss's (`elbo.py`).
+
+Sources: Kingma and Welling 2014, arXiv:1312.6114; Rezende et al. 2014, arXiv:1401.4082; Sohn et al. 2015 (with a condition);
+Higgins et al. 2017 (beta); Bowman et al. 2016, arXiv:1511.06349 (warm-up of the KL); Burda et al. 2016, arXiv:1509.00519
+(the importance-weighted bound).
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from pushforward.data.batches import Batch
+from pushforward.data.spec import Condition, DataSpec
+from pushforward.data.units import units
+from pushforward.distributions.likelihoods import Gaussian, Sigma, likelihood, soft_clamp, wide
+from pushforward.errors import UserError
+from pushforward.models.contract import Generator, LogProb, Loss, OptimizerSettings, Player, device_of
+from pushforward.models.variational.elbo import Elbo, ImportanceWeighted, iwae_bound
+from pushforward.nets.conditioning import ConditionEmbedding
+from pushforward.nets.conv import ConvDecoder, ConvEncoder
+from pushforward.nets.mlp import mlp
+from pushforward.randomness import Rng, SampleRng, as_rng
+
+LOG_SIGMA = 8.0  # the posterior's log sigma stays within +-8
+EVALUATION_SEED = 0x1A3
+
+
+def draw_condition(condition: Condition, n: int, rng: Rng) -> Tensor:
+    """n conditions as frequent as in the training data (uniform where that is not known)."""
+    rates = torch.tensor(condition.frequencies, device=rng.device)
+    if condition.kind == "class":
+        return rng.categorical((rates if len(rates) else torch.ones(condition.size, device=rng.device)).expand(n, -1))
+    if condition.kind == "attributes":
+        return (rng.rand(n, condition.size) < (rates if len(rates) else 0.5)).float()
+    return rng.randn(n, condition.size)
+
+
+class Flat(nn.Module):
+    """A multi-layer perceptron on x (B, ...) flattened, with an embedding (B, e) beside it -> (B, outputs)."""
+
+    def __init__(self, inputs: int, outputs: int, width: int, depth: int):
+        super().__init__()
+        self.body = mlp(inputs, outputs, [width] * depth)
+
+    def forward(self, x: Tensor, embedding: Tensor | None = None) -> Tensor:
+        x = x.flatten(1)
+        return self.body(x if embedding is None else torch.cat([x, embedding], 1))
+
+
+class VAE(nn.Module):
+    """A variational autoencoder for images and vectors, with or without a condition.
+
+    Args:
+        spec: What a datum is.
+        latent_dim: Numbers in a code z.
+        likelihood: What the decoder's output means: auto (logistic for images, gaussian else), bernoulli, gaussian, logistic.
+        network: auto (conv for images larger than 8 x 8, mlp else), mlp or conv.
+        width: Width of the mlp's layers, or channels of the conv's first stage; None: 256 or 32.
+        depth: Hidden layers of the mlp, or residual blocks per stage of the conv; None: 2 or 0.
+        beta: Weight of the KL (1: a bound on the likelihood; more: fewer and more independent latents).
+        beta_warmup: Updates over which that weight grows from 0.
+        draws: Draws of z per datum and update.
+        objective: elbo, or iwae (the importance-weighted bound with `draws` draws).
+        sigma: Of the gaussian likelihood: a number, learned, global, column or pixel.
+        condition_dropout: Rate at which conditions are hidden in training, which teaches what to do without one.
+        encoder: Your own module x (B, *shape) -> (B, 2 latent_dim), mean and log sigma; called with the condition's
+            embedding (B, 64) as second argument where the data have a condition.
+        decoder: Your own module z (B, latent_dim) -> (B, k, *shape) in any shape, k numbers per number of x (2 for logistic and
+            for sigma="pixel", else 1); second argument likewise.
+    """
+
+    updates: Tensor
+
+    def __init__(
+        self,
+        spec: DataSpec,
+        *,
+        latent_dim: int = 16,
+        likelihood: Literal["auto", "bernoulli", "gaussian", "logistic"] = "auto",
+        network: Literal["auto", "mlp", "conv"] = "auto",
+        width: int | None = None,
+        depth: int | None = None,
+        beta: float = 1.0,
+        beta_warmup: int = 0,
+        draws: int = 1,
+        objective: Literal["elbo", "iwae"] = "elbo",
+        sigma: Sigma | float = "learned",
+        condition_dropout: float = 0.1,
+        encoder: nn.Module | None = None,
+        decoder: nn.Module | None = None,
+    ):
+        super().__init__()
+        self.spec, self.latent_dim, self.beta_warmup, self.condition_dropout = spec, latent_dim, beta_warmup, condition_dropout
+        self.log_det = units(spec).log_det
+        self.likelihood = _likelihood(likelihood, spec, sigma)
+        self.objective = _objective(objective, beta, draws, beta_warmup)
+        self.embed = ConditionEmbedding(spec.condition, 64) if spec.condition else None
+        beside = self.embed.width if self.embed else 0
+        if network == "auto":
+            network = "conv" if spec.kind == "image" and max(spec.shape[1:]) > 8 else "mlp"
+        outputs = self.likelihood.channels
+        if network == "conv":
+            if spec.kind != "image":
+                raise UserError(f"network='conv' is for images, '{spec.name}' holds {spec.kind}; use network='mlp'.")
+            width, depth = 32 if width is None else width, 0 if depth is None else depth
+            channels, *size = spec.shape
+            self.encoder = encoder or ConvEncoder(spec.shape, 2 * latent_dim, width, depth, beside)
+            self.decoder = decoder or ConvDecoder(latent_dim, (outputs * channels, *size), width, depth, beside)
+        elif network == "mlp":
+            width, depth = 256 if width is None else width, 2 if depth is None else depth
+            self.encoder = encoder or Flat(spec.dimensions + beside, 2 * latent_dim, width, depth)
+            self.decoder = decoder or Flat(latent_dim + beside, outputs * spec.dimensions, width, depth)
+        else:
+            raise UserError(f"network is auto, mlp or conv, not {network!r}.")
+        if beta_warmup:
+            # a buffer, so that it is saved with the weights and a resumed run goes on where it was
+            self.register_buffer("updates", torch.zeros((), dtype=torch.long))
+
+    @property
+    def dequantise(self) -> bool:
+        """Only a density on integer data needs noise: the other likelihoods give masses."""
+        discrete = any(column.kind == "category" or column.integer or column.missing for column in self.spec.columns)
+        return isinstance(self.likelihood, Gaussian) and (self.spec.kind == "image" or discrete)
+
+    # What the bounds ask for
+
+    def embedding(self, condition: Tensor | None, rows: int, drop: Tensor | None = None) -> Float[Tensor, "b e"] | None:
+        """The condition as a vector; a hidden or absent one as the learned null vector; None where the data have none."""
+        if self.embed is None:
+            if condition is not None:
+                raise UserError(f"this model was built for '{self.spec.name}', which has no condition; leave condition out.")
+            return None
+        if condition is not None and len(condition) != rows:
+            raise UserError(f"{len(condition)} conditions were given for {rows} data; give one for each.")
+        return self.embed(condition if condition is None else condition.to(device_of(self)), rows, drop)
+
+    def infer(
+        self, x: Float[Tensor, "b *shape"], embedding: Float[Tensor, "b e"] | None
+    ) -> tuple[Float[Tensor, "b d"], Float[Tensor, "b d"]]:
+        """The mean and log sigma of q(z | x)."""
+        out = self.encoder(x) if embedding is None else self.encoder(x, embedding)
+        mean, log_sigma = wide(out).chunk(2, 1)
+        return mean, soft_clamp(log_sigma, -LOG_SIGMA, LOG_SIGMA)
+
+    def parameters_of(self, z: Float[Tensor, "b d"], embedding: Float[Tensor, "b e"] | None) -> Float[Tensor, "b k *shape"]:
+        """What the decoder says of x: the likelihood's parameters."""
+        out = self.decoder(z) if embedding is None else self.decoder(z, embedding)
+        return out.reshape(len(z), self.likelihood.channels, *self.spec.shape)
+
+    def log_likelihood(
+        self, x: Float[Tensor, "b *shape"], z: Float[Tensor, "b d"], embedding: Float[Tensor, "b e"] | None
+    ) -> Float[Tensor, " b"]:
+        """log p(x | z) in nats per datum, in the model's units."""
+        return self.likelihood.log_prob(self.parameters_of(z, embedding), x)
+
+    # Learns
+
+    def loss(self, batch: Batch, rng: Rng) -> Loss:
+        """The negative bound of a batch, in nats per datum."""
+        rows = len(batch)
+        hide = self.embed is not None and self.condition_dropout > 0
+        embedding = self.embedding(batch.condition, rows, rng.rand(rows) < self.condition_dropout if hide else None)
+        if isinstance(self.objective, Elbo):
+            warmth = (self.updates / self.beta_warmup).clamp(max=1.0) if self.beta_warmup else None
+            return self.objective(self, batch.x, rng, embedding, warmth, self.log_det)
+        return self.objective(self, batch.x, rng, embedding, self.log_det)
+
+    def _count(self) -> None:
+        self.updates += 1
+
+    def players(self) -> list[Player]:
+        """One: encoder and decoder together."""
+        count = self._count if self.beta_warmup else None
+        return [Player("vae", self, loss=self.loss, optimizer=OptimizerSettings(learning_rate=1e-3), after_update=count)]
+
+    # Samples, Encodes, Decodes, Density
+
+    def draw_codes(self, n: int, *, generator: Generator = None) -> Float[Tensor, "n d"]:
+        """z ~ N(0, I)."""
+        return as_rng(generator, device_of(self)).randn(n, self.latent_dim)
+
+    def encode(self, x: Float[Tensor, "b *shape"], *, condition: Tensor | None = None) -> Float[Tensor, "b d"]:
+        """The posterior's mean."""
+        return self.infer(x, self.embedding(condition, len(x)))[0]
+
+    def decode(self, z: Float[Tensor, "b d"], *, condition: Tensor | None = None) -> Float[Tensor, "b *shape"]:
+        """The mean of p(x | z)."""
+        return self.likelihood.mean(self.parameters_of(z, self.embedding(condition, len(z))))
+
+    def sample(
+        self,
+        n: int,
+        *,
+        condition: Tensor | None = None,
+        generator: Generator = None,
+        temperature: float = 1.0,
+        sample_likelihood: bool | None = None,
+    ) -> Float[Tensor, "n *shape"]:
+        """Decodes n draws of z.
+
+        temperature: the standard deviation of z. sample_likelihood: draw x ~ p(x | z) (True) or show its mean (False); None:
+        means of images, where the likelihood is noise that no one wants to see, and draws of all else.
+        """
+        rng = as_rng(generator, device_of(self))
+        z = temperature * rng.randn(n, self.latent_dim)
+        if condition is None and self.spec.condition is not None:
+            condition = draw_condition(self.spec.condition, n, rng)
+        parameters = self.parameters_of(z, self.embedding(condition, n))
+        if sample_likelihood is None:
+            sample_likelihood = self.spec.kind != "image"
+        return self.likelihood.sample(parameters, rng) if sample_likelihood else self.likelihood.mean(parameters)
+
+    def log_prob(
+        self, x: Float[Tensor, "b *shape"], *, condition: Tensor | None = None, draws: int = 64, chunk: int | None = None
+    ) -> LogProb:
+        """The importance-weighted bound with `draws` draws: a function of x, its draws being the same at each call.
+
+        chunk: how many codes are decoded at a time; None: as many as make about 2 million numbers.
+        """
+        noise = SampleRng(EVALUATION_SEED, device=device_of(self)).randn(draws, self.latent_dim).to(x.dtype)
+        chunk = chunk or min(max(1, 2**21 // self.spec.dimensions), 2**14)
+        return LogProb(iwae_bound(self, x, noise, self.embedding(condition, len(x)), chunk), "bound")
+
+
+_likelihood = likelihood  # the option of the same name hides it in `VAE.__init__`
+
+
+def _objective(name: str, beta: float, draws: int, beta_warmup: int) -> Elbo | ImportanceWeighted:
+    if draws < 1:
+        raise UserError(f"draws is at least 1, not {draws}.")
+    if name == "elbo":
+        return Elbo(beta, draws)
+    if name != "iwae":
+        raise UserError(f"objective is elbo or iwae, not {name!r}.")
+    if beta != 1.0 or beta_warmup:
+        raise UserError("beta and beta_warmup weigh the KL of objective='elbo'; the importance-weighted bound has none.")
+    return ImportanceWeighted(draws)
