@@ -1,0 +1,1 @@
+"""Adversarial models: an objective on logits, networks, and two players."""
