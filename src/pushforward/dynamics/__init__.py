@@ -1,0 +1,1 @@
+"""What diffusion, flow matching and continuous flows share: paths, targets, solvers."""

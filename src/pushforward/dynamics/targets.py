@@ -1,0 +1,67 @@
+"""What a network may predict, and exact conversions between all of it.
+
+A target is a pair of coefficients: y = a x0 + b noise. With x_t = alpha x0 + sigma noise, (x_t, y) determine (x0, noise)
+by one 2x2 system of determinant alpha b - sigma a: where that is 0 the target says nothing that x_t does not say already
+(x0 at t = 0, noise where alpha = 0), and the conversion is infinite there. Since the system is linear and x_t is given,
+the same conversions hold for conditional means given x_t, which is what a network learns (Salimans and Ho 2022;
+Lipman et al. 2023).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from pushforward.dynamics.paths import Coefficients, Path, expand
+from pushforward.errors import UserError, nearest
+
+TARGETS: dict[str, Callable[[Coefficients], tuple[Tensor, Tensor]]] = {
+    "x0": lambda c: (torch.ones_like(c[0]), torch.zeros_like(c[0])),
+    "noise": lambda c: (torch.zeros_like(c[0]), torch.ones_like(c[0])),
+    "score": lambda c: (torch.zeros_like(c[0]), -1 / c[1]),
+    "v": lambda c: (-c[1], c[0]),
+    "velocity": lambda c: (c[2], c[3]),
+}
+
+
+def coefficients(path: Path, target: str, t: Float[Tensor, "b"]) -> tuple[Float[Tensor, "b"], Float[Tensor, "b"]]:
+    """(a, b) of y = a x0 + b noise. Raises UserError for an unknown target."""
+    if target not in TARGETS:
+        raise UserError(f"there is no target '{target}'; {nearest(target, TARGETS)}")
+    return TARGETS[target](path(t))
+
+
+def compose(
+    path: Path, target: str, x0: Float[Tensor, "b *shape"], noise: Float[Tensor, "b *shape"], t: Float[Tensor, "b"]
+) -> Float[Tensor, "b *shape"]:
+    """The target of known x0 and noise: y = a x0 + b noise."""
+    a, b = coefficients(path, target, t)
+    return expand(a, x0) * x0 + expand(b, noise) * noise
+
+
+def solve(
+    path: Path, target: str, x_t: Float[Tensor, "b *shape"], y: Float[Tensor, "b *shape"], t: Float[Tensor, "b"]
+) -> tuple[Float[Tensor, "b *shape"], Float[Tensor, "b *shape"]]:
+    """(x0, noise) from x_t and the target y."""
+    alpha, sigma, _, _ = path(t)
+    a, b = coefficients(path, target, t)
+    determinant = alpha * b - sigma * a
+    x0 = expand(b / determinant, x_t) * x_t - expand(sigma / determinant, y) * y
+    noise = expand(alpha / determinant, y) * y - expand(a / determinant, x_t) * x_t
+    return x0, noise
+
+
+def convert(
+    path: Path,
+    source: str,
+    target: str,
+    x_t: Float[Tensor, "b *shape"],
+    y: Float[Tensor, "b *shape"],
+    t: Float[Tensor, "b"],
+) -> Float[Tensor, "b *shape"]:
+    """The target `target` from the target `source`, at x_t: the velocity from the score, the noise from v, and so on."""
+    x0, noise = solve(path, source, x_t, y, t)
+    return compose(path, target, x0, noise, t)
