@@ -1,0 +1,147 @@
+"""What a datum looks like: pictures of samples, trajectories and pairs for every kind of data."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from pushforward.data.spec import Column, DataSpec
+from pushforward.pictures import grids, plots
+
+
+def draw_samples(
+    spec: DataSpec, codes: Any, *, condition: Any = None, real: Any = None, title: str | None = None
+) -> Image.Image:
+    """Samples, beside or over real data where they are given.
+
+    codes, real: (n, ...) in the data's own codes. condition: classes (n,); images of each class then share a row.
+    title: written above.
+    """
+    codes = _array(codes)
+    truth = None if real is None else _array(real)
+    if spec.kind == "image":
+        picture = _image_samples(spec, codes, None if condition is None else _array(condition), truth)
+    elif spec.kind == "tokens":
+        picture = grids.text_columns(
+            [("samples", _texts(spec, codes[:8]))] + ([] if truth is None else [("data", _texts(spec, truth[:8]))])
+        )
+    elif spec.kind == "series":
+        panels = [("samples", codes)] if truth is None else [("data", truth), ("samples", codes)]
+        picture = plots.series_panels(panels, _columns(spec, codes.shape[-1]))
+    elif _planar(spec, codes):
+        panels = [("samples", codes)] if truth is None else [("data", truth), ("samples", codes)]
+        picture = plots.scatters(panels, _names(spec, 2))
+    else:
+        picture = plots.histograms(_columns(spec, codes.shape[-1]), codes, truth)
+    return grids.captioned(picture, title) if title else picture
+
+
+def _image_samples(spec: DataSpec, codes: np.ndarray, condition: np.ndarray | None, real: np.ndarray | None) -> Image.Image:
+    # A row a class says most while the classes are few enough to be seen at once.
+    if condition is not None and condition.ndim == 1 and spec.classes and spec.classes <= 20:
+        names = (spec.condition and spec.condition.names) or tuple(str(k) for k in range(spec.classes))
+        present = [k for k in range(spec.classes) if (condition == k).any()]
+        width = spec.shape[2] * grids.tile_scale(spec)
+        most = max(1, min(16, grids.WIDTH // (width + grids.GAP)))
+        rows = [list(codes[condition == k][:most]) for k in present]
+        picture = grids.tile_rows(rows, spec, scale=grids.tile_scale(spec), row_labels=[names[k] for k in present])
+    else:
+        picture = grids.image_grid(codes, spec)
+    if real is None:
+        return picture
+    return grids.joined(
+        [grids.captioned(picture, "samples"), grids.captioned(grids.image_grid(real[: len(codes)], spec), "data")]
+    )
+
+
+def draw_trajectory(spec: DataSpec, codes: Any, times: Sequence[float]) -> Image.Image:
+    """Noise turning into data. codes: (K, n, ...), from noise to data; times: K values of t, 1 = noise, 0 = data."""
+    codes = _array(codes)
+    labels = [f"t = {float(t):.2f}" for t in times]
+    if spec.kind == "image":
+        rows = [list(codes[:, i]) for i in range(min(codes.shape[1], 8))]
+        room = grids.WIDTH // (len(codes) * spec.shape[2])  # columns as wide as their labels, where they fit
+        scale = max(1, min(room, max(grids.tile_scale(spec), -(-60 // spec.shape[2]))))
+        if spec.shape[2] * scale < 60:
+            labels = [f"{float(t):.2f}" for t in times]
+        return grids.tile_rows(rows, spec, scale=scale, column_labels=labels)
+    if spec.kind == "tokens":
+        return grids.text_columns(
+            [
+                (
+                    "one sample, from noise to data",
+                    [f"{label}\n{text}" for label, text in zip(labels, _texts(spec, codes[:, 0]), strict=True)],
+                )
+            ],
+            lines=8,
+        )
+    keep = np.unique(np.linspace(0, len(codes) - 1, min(len(codes), 8 if spec.kind != "series" else 4)).round().astype(int))
+    frames = [(labels[k], codes[k]) for k in keep]
+    if spec.kind == "series":
+        return plots.series_panels(frames, _columns(spec, codes.shape[-1]), lines=4)
+    if codes.shape[-1] == 1:  # along a line: its histogram at each time
+        columns = [Column(label, "number") for label, _ in frames]
+        return plots.histograms(columns, np.concatenate([frame for _, frame in frames], 1), None)
+    # The limits hold the data, and the noise as well where it is wider.
+    frames = [(label, frame[:, :2]) for label, frame in frames]
+    spans = [np.ptp(frame[np.isfinite(frame).all(1)], axis=0).max(initial=0.0) for _, frame in frames]
+    return plots.scatters(frames, _names(spec, 2), reference=int(np.argmax(spans)))
+
+
+def draw_pairs(spec: DataSpec, left: Any, right: Any, labels: Sequence[str]) -> Image.Image:
+    """Item by item two sets side by side: samples and their nearest training data, or data and their reconstructions.
+
+    left: codes (n, ...). right: codes (n, ...), or (n, k, ...) for k partners each (drawn for images; the first one
+    otherwise). labels: of left and right.
+    """
+    left, right = _array(left), _array(right)
+    several = right if right.ndim > left.ndim else right[:, None]
+    if spec.kind == "image":
+        scale = grids.tile_scale(spec)
+        most = max(1, min(16, grids.WIDTH // (spec.shape[2] * scale + grids.GAP)))
+        across = math.ceil(len(left) / math.ceil(len(left) / most))  # bands of one length
+        rows, names = [], []
+        for start in range(0, len(left), across):
+            part = slice(start, start + across)
+            rows += [list(left[part]), *(list(several[part, k]) for k in range(several.shape[1]))]
+            names += [labels[0], labels[1], *[""] * (several.shape[1] - 1)]
+        return grids.tile_rows(rows, spec, scale=scale, row_labels=names, band=1 + several.shape[1])
+    right = several[:, 0]
+    if spec.kind == "tokens":
+        return grids.text_columns([(labels[0], _texts(spec, left[:8])), (labels[1], _texts(spec, right[:8]))])
+    if spec.kind == "series":
+        return plots.overlaid_series(left, right, labels, _columns(spec, left.shape[-1]))
+    if _planar(spec, left):
+        return plots.linked_points(left, right, labels, _names(spec, 2))
+    return plots.column_against_column(left, right, labels, _columns(spec, left.shape[-1]))
+
+
+def _array(values: Any) -> np.ndarray:
+    return values.detach().cpu().numpy() if hasattr(values, "detach") else np.asarray(values)
+
+
+def _planar(spec: DataSpec, codes: np.ndarray) -> bool:
+    return codes.shape[-1] == 2 and all(column.kind == "number" for column in spec.columns)
+
+
+def _columns(spec: DataSpec, size: int) -> Sequence[Column]:
+    return spec.columns or [Column(f"x{j + 1}", "number") for j in range(size)]
+
+
+def _names(spec: DataSpec, size: int) -> list[str]:
+    """Names of axes; columns that are only numbered need none."""
+    names = [column.name for column in spec.columns[:size]]
+    return [] if all(re.fullmatch(r"x?_?\d+", name) for name in names) else names
+
+
+def _texts(spec: DataSpec, codes: np.ndarray) -> list[str]:
+    if spec.vocabulary is None:
+        return [" ".join(str(token) for token in row) for row in codes]
+    from pushforward.data.units import decode_text
+
+    return [decode_text(spec.vocabulary, row.tolist()) for row in codes]
