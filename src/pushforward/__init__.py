@@ -1,0 +1,44 @@
+"""Pushforward: learn a distribution from data, with every family of deep generative models behind one vocabulary.
+
+>>> import pushforward as pf
+>>> data = pf.load_data("digits")
+>>> data.spec.shape
+(1, 8, 8)
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "load_data": "data.loading",
+    "create": "zoo",
+    "train": "training.runs",
+    "load": "training.runs",
+    "Run": "training.runs",
+    "evaluate": "evaluation.evaluate",
+    "compare": "comparison.compare",
+    "check_model": "models.checking",
+    "UserError": "errors",
+}
+
+if TYPE_CHECKING:
+    from pushforward.comparison.compare import compare
+    from pushforward.data.loading import load_data
+    from pushforward.errors import UserError
+    from pushforward.evaluation.evaluate import evaluate
+    from pushforward.models.checking import check_model
+    from pushforward.training.runs import Run, load, train
+    from pushforward.zoo import create
+
+__all__ = ["Run", "UserError", "check_model", "compare", "create", "evaluate", "load", "load_data", "train"]
+
+
+def __getattr__(name: str) -> Any:
+    """Imports a public name when it is first asked for, so that `--help` does not import torch."""
+    if name in _HOMES:
+        return getattr(importlib.import_module(f"pushforward.{_HOMES[name]}"), name)
+    raise AttributeError(f"module 'pushforward' has no attribute '{name}'")

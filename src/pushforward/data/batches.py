@@ -188,14 +188,15 @@ class Batches:
     def passes(self, chunk: int = 8192) -> Iterator[Batch]:
         """The whole split once, in order, in chunks: what closed-form and EM players learn from.
 
-        Dequantisation noise is the same in every pass, so that EM sees one fixed data set.
+        Dequantisation noise is the same in every pass, so that EM sees one fixed data set; every process sees it all, and
+        so all of them arrive at the same model.
         """
         length = min(len(self.split), 100_000 if len(self.split) >= STREAM else len(self.split))
-        for number, start in enumerate(range(self.rank * chunk, length, chunk * self.world)):
+        for number, start in enumerate(range(0, length, chunk)):
             index = torch.arange(start, min(start + chunk, length))
             rng = None
             if self.dequantise:
-                generator = torch.Generator(self.device).manual_seed(mix(self.seed, 0xDE0, self.rank, number))
+                generator = torch.Generator(self.device).manual_seed(mix(self.seed, 0xDE0, number))
                 rng = UpdateRng(generator)
             yield self._batch(index, *self.split.fetch(index), rng)
 

@@ -1,0 +1,66 @@
+"""Options from signatures: a thin layer over jsonargparse with hyphens, helpful errors and torch-free help."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from jsonargparse import ArgumentError, ArgumentParser, Namespace
+
+from pushforward.errors import UserError, nearest
+
+
+def underscored(argv: Sequence[str]) -> list[str]:
+    """`--batch-size=8` and `--batch_size=8` are one option; values are left alone.
+
+    >>> underscored(["--batch-size=a-b", "--model.latent-dim", "3-4"])
+    ['--batch_size=a-b', '--model.latent_dim', '3-4']
+    """
+    return [re.sub(r"^--[^=]*", lambda m: "--" + m.group()[2:].replace("-", "_"), word) for word in argv]
+
+
+class Parser(ArgumentParser):
+    """A parser whose mistakes are UserErrors that name the nearest options."""
+
+    def __init__(self, prog: str, description: str):
+        super().__init__(prog=prog, description=description, exit_on_error=False, default_env=False)
+
+    def format_help(self) -> str:
+        text = re.sub(r"(--[\w.]+)", lambda m: m.group().replace("_", "-"), super().format_help())
+        return re.sub(r" ?\((?:type|required)[^()]*(?:\([^()]*\))?[^()]*\)", "", text) if "--verbose" in sys.argv else text
+
+    def understand(self, argv: Sequence[str]) -> Namespace:
+        words = underscored(argv)
+        known = [option for action in self._actions for option in action.option_strings]
+        for word in words:
+            option = word.split("=")[0]
+            if option.startswith("--") and option not in known and not any(option.startswith(k + ".") for k in known):
+                shown = [k.replace("_", "-") for k in known]
+                raise UserError(f"there is no option {option.replace('_', '-')}; {nearest(option.replace('_', '-'), shown)}")
+        try:
+            return self.parse_args(words)
+        except ArgumentError as error:
+            raise UserError(_sentence(str(error))) from error
+
+
+def _sentence(message: str) -> str:
+    """jsonargparse's explanation on one line."""
+    text = " ".join(message.split())
+    text = re.sub(r"^Parser key \"([^\"]+)\":", lambda m: f"option --{m.group(1).replace('_', '-')}:", text)
+    return text if len(text) < 400 else text[:400] + " ..."
+
+
+def peel(argv: Sequence[str], many: bool = False) -> tuple[list[str], list[str]]:
+    """Words before the first option, and the rest: `train vae --steps 5` -> ["vae"], ["--steps", "5"]."""
+    words = list(argv)
+    count = next((i for i, word in enumerate(words) if word.startswith("-")), len(words))
+    if not many and count > 1:
+        raise UserError(f"one name was expected, {' '.join(words[:count])!r} was given; options begin with --.")
+    return words[:count], words[count:]
+
+
+def plain(namespace: Any) -> dict[str, Any]:
+    """The values of a namespace as a plain dictionary."""
+    return namespace.as_dict() if isinstance(namespace, Namespace) else dict(namespace)

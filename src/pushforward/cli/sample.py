@@ -1,0 +1,125 @@
+"""`pushforward sample RUN -n 64 --seed 7 --out grid.png`: samples as pictures, arrays, tables or text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pushforward.cli.parsing import Parser, peel, plain
+from pushforward.errors import UserError
+
+DESCRIPTION = """Draws samples from a run. Sample i is a function of (seed, i): the same whatever -n and --batch-size. The ending of
+--out says how to write them: .png a grid, .npz or .npy the values, .csv or .parquet a table, .txt text, a folder/ one picture
+each. Every file carries its recipe; --again FILE makes it anew. A model's own sampling options (steps, guidance, temperature)
+come as options of their own: `pushforward sample RUN --help` lists them."""
+
+
+def run(argv: Sequence[str]) -> None:
+    words, rest = peel([("--n" + word[2:] if word.startswith("-n") else word) for word in argv])
+    built = Parser(f"pushforward sample {words[0] if words else 'RUN'}", DESCRIPTION)
+    built.add_argument("--n", type=int, default=64, help="how many (-n)")
+    built.add_argument("--seed", type=int, default=0, help="sample i is a function of (seed, i)")
+    built.add_argument("--out", type=str | None, default=None, help="the file; by default in the run directory")
+    built.add_argument("--condition", type=str | None, default=None, help="a class (name or number), or several with commas")
+    built.add_argument("--batch_size", type=int | None, default=None, help="samples made at once; changes nothing but speed")
+    built.add_argument("--device", type=str, default="cpu", help="where the model runs")
+    built.add_argument("--again", type=str | None, default=None, help="a file of samples to make anew")
+    options: list[str] = []
+    if words:
+        from pushforward import zoo
+        from pushforward.training.runs import read_record, sampling_options
+
+        name = read_record(Path(words[0]))["model"]["name"]
+        if name in zoo.ZOO:
+            sample = zoo.method(name).load().sample  # type: ignore[attr-defined]
+            skip = {"condition", "generator", "n"}
+            options = [key.split(".")[-1] for key in built.add_function_arguments(sample, skip=skip, fail_untyped=False)]
+            options = [key for key in options if key in sampling_options(zoo.method(name).load())]
+    given = plain(built.understand(rest))
+    if given["again"]:
+        return again(Path(given["again"]), words[0] if words else None, given["out"], given["device"])
+    if not words:
+        raise UserError("which run? Give its directory: pushforward sample runs/NAME")
+    from pushforward.training.runs import load
+
+    loaded = load(words[0], device=given["device"])
+    condition = given["condition"]
+    if condition is not None:
+        several = condition.split(",")
+        condition = several * (given["n"] // len(several)) + several[: given["n"] % len(several)]
+    chosen = {key: given[key] for key in options if given[key] is not None}
+    path = Path(given["out"]) if given["out"] else default_path(loaded, given["seed"])
+    written = write_samples(loaded, path, given["n"], given["seed"], condition, chosen, given["batch_size"])
+    print(written)
+
+
+def default_path(loaded: Any, seed: int) -> Path:
+    """Where samples go when nothing is said."""
+    ending = {"image": "png", "tokens": "txt", "table": "csv", "point": "csv", "series": "npz"}[loaded.spec.kind]
+    return loaded.directory / f"samples-seed{seed}.{ending}"
+
+
+def write_samples(
+    loaded: Any, path: Path, n: int, seed: int, condition: Any, options: dict[str, Any], batch_size: int | None = None
+) -> Path:
+    """Draws n samples and writes them in the form that the ending of `path` says, with their recipe."""
+    from pushforward import artefacts
+    from pushforward.pictures.draw import draw_samples
+    from pushforward.training.gallery import sample_recipe
+    from pushforward.training.runs import parse_condition
+
+    folder = str(path).endswith("/") or path.is_dir() or not path.suffix
+    kinds = (".png", ".npz", ".npy", ".csv", ".parquet", ".txt")
+    if not folder and path.suffix not in kinds:
+        raise UserError(f"samples cannot be written as '{path.suffix}'; give --out one of {', '.join(kinds)}, or a folder/.")
+    if path.suffix in (".csv", ".parquet") and loaded.spec.kind not in ("table", "point"):
+        raise UserError(f"{loaded.spec.kind} samples are no table; give --out an ending of .png or .npz.")
+    if path.suffix == ".txt" and loaded.spec.kind != "tokens":
+        raise UserError(f"{loaded.spec.kind} samples are no text; give --out an ending of .png or .npz.")
+    codes = loaded.sample_codes(n, condition=condition, seed=seed, batch_size=batch_size, **options)
+    wanted = parse_condition(loaded.spec, condition, n)
+    recipe = sample_recipe(loaded, n, seed, wanted, options)
+    values = loaded.units.present(codes)
+    if folder:
+        from pushforward.pictures.grids import image_grid
+
+        if loaded.spec.kind != "image":
+            raise UserError(f"{loaded.spec.kind} samples cannot be written as single pictures; give --out a file.")
+        for i in range(n):
+            picture = image_grid(codes[i : i + 1], loaded.spec, columns=1, scale=1)
+            artefacts.write_picture(picture, path / f"{i:05d}.png", {**recipe, "index": i})
+    elif path.suffix == ".png":
+        artefacts.write_picture(draw_samples(loaded.spec, codes, condition=wanted), path, recipe)
+    elif path.suffix in (".npz", ".npy"):
+        arrays = {"samples": codes.numpy()} | ({"condition": wanted.numpy()} if wanted is not None else {})
+        artefacts.write_array(path, arrays, recipe)
+    elif path.suffix == ".txt":
+        artefacts.write_text(path, values, recipe)
+    else:
+        import pandas as pd
+
+        names = [column.name for column in loaded.spec.columns]
+        artefacts.write_table(
+            path, values if loaded.spec.kind == "table" else pd.DataFrame(codes.numpy(), columns=names), recipe
+        )
+    return path
+
+
+def again(path: Path, directory: str | None, out: str | None, device: str) -> None:
+    """Makes a file of samples anew from the recipe that it carries, beside it unless `out` says where."""
+    from pushforward.artefacts import read_recipe
+    from pushforward.training.runs import load
+
+    recipe = read_recipe(path)
+    needed = [key for key in ("run", "weights", "n", "seed") if key not in recipe]
+    if needed:
+        raise UserError(f"{path} carries a recipe, but not one of samples (it lacks {', '.join(needed)}).")
+    loaded = load(directory or recipe["run"], device=device)
+    if loaded.weights != recipe["weights"]:
+        raise UserError(
+            f"{path} was sampled with weights {recipe['weights']}, but {loaded.directory} now holds {loaded.weights}; "
+            f"name the run that made it: pushforward sample RUN --again {path}"
+        )
+    target = Path(out) if out else path.with_stem(path.stem + "-again")
+    print(write_samples(loaded, target, recipe["n"], recipe["seed"], recipe.get("condition"), recipe.get("options") or {}))

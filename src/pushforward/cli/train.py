@@ -1,0 +1,143 @@
+"""`pushforward train MODEL --data ANY`: the main job."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pushforward import zoo
+from pushforward.cli.parsing import Parser, peel, plain
+from pushforward.data.loading import load_data
+from pushforward.errors import UserError
+from pushforward.training.settings import TrainingSettings
+
+DESCRIPTION = """Learns a distribution from data: trains the model, samples it, measures it beside the real-against-real floor,
+and writes a run directory with pictures and a report. Without --data it learns scikit-learn's handwritten digits.
+The model's own options are --model.NAME; `pushforward models MODEL` explains them."""
+
+
+def add_data_options(built: Parser) -> list[str]:
+    """Adds the options of `load_data`; returns their names."""
+    return built.add_function_arguments(load_data, as_group=True, skip={"source", "seed"})
+
+
+def add_model_options(built: Parser, name: str) -> None:
+    """Adds the model's own options as --model.NAME; networks of the user's can be given in Python only."""
+    model_class = zoo.method(name).load()
+    modules = {p.name for p in zoo.options(name).values() if "Module" in str(p.annotation)}
+    built.add_class_arguments(model_class, "model", skip={"spec", *modules}, fail_untyped=False)
+    built.set_defaults({f"model.{key}": value for key, value in zoo.method(name).settings.items()})
+
+
+def run(argv: Sequence[str]) -> None:
+    words, rest = peel(argv)
+    recipe = _recipe(rest)
+    name = words[0] if words else _option(rest, "--name") or recipe.get("name")
+    helping = any(word in ("-h", "--help") for word in rest)
+    if "--resume" in rest:
+        name, rest = _resumed(name, rest)
+    if name is not None:
+        zoo.method(name)
+    built = Parser(f"pushforward train {name or 'MODEL'}", DESCRIPTION)
+    built.add_argument("--config", action="config", help="a recipe: yaml with any of these options; later options override it")
+    built.add_argument("--name", type=str | None, default=name, help="the model (or as the first word)")
+    built.add_argument("--data", type=str, default="digits", help="a name, a folder, .npz, .csv, .parquet, .txt, a hub name")
+    built.add_argument("--evaluate", type=bool, default=True, help="measure the run when it has ended, and write the report")
+    training = built.add_class_arguments(TrainingSettings, as_group=True)
+    sources = add_data_options(built)
+    if name and (helping or recipe.get("model") or any(w.startswith(("--model.", "--print")) for w in rest)):
+        add_model_options(built, name)
+    given = plain(built.understand(rest))
+    name = given.get("name")
+    if name is None:
+        raise UserError(f"which model? Give its name first: pushforward train {sorted(zoo.ZOO)[0]} ... ({', '.join(zoo.ZOO)})")
+    settings = {key: given[key] for key in training}
+    TrainingSettings(**settings)  # mistakes show before torch and the data are loaded
+    train_and_report(
+        name, given["data"], {key: given[key] for key in sources}, given.get("model") or {}, settings, given["evaluate"]
+    )
+
+
+def train_and_report(
+    name: str, source: str, sources: dict[str, Any], model_settings: dict[str, Any], settings: dict[str, Any], measure: bool
+) -> None:
+    """Loads, trains, draws, measures and reports."""
+    data = load_data(source, **sources)
+    first = int(os.environ.get("RANK", "0")) == 0
+    if first:
+        for note in data.notes:
+            print(f"data: {note}", file=sys.stderr)
+    from pushforward.randomness import mix, seeded
+    from pushforward.training.runs import train
+
+    default = zoo.options(name)
+    chosen = {key: value for key, value in model_settings.items() if value != default[key].default}
+    with seeded(mix(settings["seed"], 0x1417)):
+        model = zoo.create(name, data.spec, **chosen)
+    run = train(model, data, **settings)
+    if not first:
+        return
+    if measure:
+        from pushforward.cli.evaluate import measure_and_report
+
+        measure_and_report(run, data)
+    ended = run.result
+    print(f"{ended['status']}: {ended['steps']} steps in {ended['seconds']:.0f} s; everything is in {run.directory}")
+
+
+def _recipe(rest: Sequence[str]) -> dict[str, Any]:
+    """The recipe that --config names, for the model's name alone; jsonargparse reads the rest."""
+    path = _option(rest, "--config")
+    if path is None:
+        return {}
+    from pushforward.artefacts import read_yaml
+
+    found = read_yaml(Path(path))
+    if not isinstance(found, dict):
+        raise UserError(f"{path} is not a recipe: it should be yaml with lines such as 'name: vae' and 'steps: 1000'.")
+    return found
+
+
+def _option(rest: Sequence[str], option: str) -> str | None:
+    for i, word in enumerate(rest):
+        if word.startswith(option + "="):
+            return word.split("=", 1)[1]
+        if word == option and i + 1 < len(rest):
+            return rest[i + 1]
+    return None
+
+
+def _resumed(name: str | None, rest: Sequence[str]) -> tuple[str, list[str]]:
+    """`train --resume`: model, data and settings as run.yaml has them; what is given besides overrides."""
+    from pushforward.training.runs import read_record
+
+    directory = _option(rest, "--out") or _latest(name)
+    record = read_record(Path(directory))
+    if name not in (None, record["model"]["name"]):
+        raise UserError(f"{directory} is a run of '{record['model']['name']}', not of '{name}'; name the right --out.")
+    source = dict(record["data"]["source"])
+    if str(source.get("source", "<")).startswith("<"):
+        raise UserError(f"the run in {directory} was trained on data in memory; resume it from Python, with the data.")
+    words = [f"--data={source.pop('source')}", f"--out={directory}"]
+    words += [f"--{key}={_word(value)}" for key, value in source.items() if value is not None and key != "seed"]
+    skip = ("out", "resume", "measured", "precision")
+    words += [f"--{k}={_word(v)}" for k, v in record["training"].items() if v is not None and k not in skip]
+    words += [f"--model.{k}={_word(v)}" for k, v in record["model"]["settings"].items()]
+    return record["model"]["name"], [*words, *rest]
+
+
+def _latest(name: str | None) -> str:
+    """The newest run directory of a model that has something to resume."""
+    found = [path.parent.parent for path in Path("runs").glob(f"{name or '*'}-*/last/state.safetensors")]
+    if not found:
+        raise UserError(f"there is nothing to resume: no run of '{name}' in runs/. Name its directory: --resume --out DIR.")
+    return str(max(found, key=lambda path: (path / "last" / "state.safetensors").stat().st_mtime))
+
+
+def _word(value: Any) -> str:
+    import json
+
+    return value if isinstance(value, str) else json.dumps(value)

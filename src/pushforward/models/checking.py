@@ -1,0 +1,212 @@
+"""`check_model`: the contract, run on any model, ours or a user's own."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pushforward.data.batches import Batch, Data, take
+from pushforward.errors import UserError
+from pushforward.models.contract import (
+    Completes,
+    Decodes,
+    Density,
+    Encodes,
+    Learns,
+    Loss,
+    Samples,
+    Scores,
+    Trajectories,
+    Update,
+    capabilities,
+    device_of,
+)
+from pushforward.randomness import SampleRng, UpdateRng, seed_everything
+
+
+@dataclass
+class ModelCheck:
+    """What `check_model` found: the capabilities offered, and one sentence for each promise that is not kept."""
+
+    name: str
+    capabilities: list[str]
+    passed: list[str] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+
+    @property
+    def ok(self) -> bool:
+        return not self.failures
+
+    def __str__(self) -> str:
+        lines = [f"{self.name}: {', '.join(self.capabilities) or 'no capabilities'}"]
+        return "\n".join(lines + [f"  ok    {p}" for p in self.passed] + [f"  FAIL  {f}" for f in self.failures])
+
+
+def check_model(model: nn.Module, data: Data, *, batch: int = 6, strict: bool = True) -> ModelCheck:
+    """Runs every promise of `models/contract.py` that the model makes, on a few data.
+
+    Trains nothing, but closed-form players do fit. Raises UserError with all failures unless `strict` is False.
+    """
+    codes, condition = take(data.train, batch)
+    device = device_of(model)
+    dequantise = bool(getattr(model, "dequantise", False))
+    x = data.units.to_model(codes.to(device), SampleRng(0, device=device) if dequantise else None)
+    given = Batch(x, None if condition is None else condition.to(device), torch.arange(len(x), device=device))
+    report = ModelCheck(getattr(model, "name", type(model).__name__), capabilities(model))
+    training = model.training
+    for protocol, check in CHECKS:
+        if isinstance(model, protocol):
+            try:
+                model.eval()
+                check(model, given, data)
+                report.passed.append(f"{protocol.__name__}: {(check.__doc__ or '').strip()}")
+            except Exception as error:  # a foreign model may fail in any way; each is a finding, not the end
+                report.failures.append(f"{protocol.__name__}: {type(error).__name__}: {error}")
+    if not report.capabilities and not isinstance(model, Learns):
+        report.failures.append("it has none of the methods of models/contract.py; write at least sample() and players().")
+    model.train(training)
+    if strict and report.failures:
+        raise UserError(str(report))
+    return report
+
+
+def _expect(condition: bool, sentence: str) -> None:
+    if not condition:
+        raise AssertionError(sentence)
+
+
+def _keywords(method: Callable, *names: str) -> None:
+    parameters = inspect.signature(method).parameters
+    for name in names:
+        found = parameters.get(name)
+        _expect(
+            found is not None and found.kind is inspect.Parameter.KEYWORD_ONLY and found.default is None,
+            f"{method.__qualname__} must take `{name}` as a keyword with default None.",
+        )
+
+
+def _tensor(value: Any, shape: tuple[int, ...], what: str) -> None:
+    _expect(isinstance(value, Tensor), f"{what} returned {type(value).__name__}, not a tensor.")
+    _expect(tuple(value.shape) == tuple(shape), f"{what} returned shape {tuple(value.shape)}, expected {tuple(shape)}.")
+    _expect(bool(torch.isfinite(value.float()).all()), f"{what} returned values that are not finite.")
+
+
+def _learns(model: Any, given: Batch, data: Data) -> None:
+    """every player's loss is a finite scalar whose gradient reaches its modules"""
+    players = model.players()
+    _expect(bool(players), "players() returned none.")
+    _expect(len({p.name for p in players}) == len(players), "two players have one name.")
+    own = {id(p) for p in model.parameters()}
+    for player in players:
+        generator = UpdateRng(seed_everything(0, device_of(model)))
+        if player.update is not None:
+            parts = [Batch(data.units.to_model(c), cond) for c, cond in [take(data.train, 256)]]
+            with torch.no_grad():
+                update = player.update(parts, generator)
+            _expect(isinstance(update, Update), f"player '{player.name}': update must return an Update.")
+            continue
+        parameters = player.parameters()
+        _expect(bool(parameters), f"player '{player.name}' has no parameters.")
+        _expect(all(id(p) in own for p in parameters), f"player '{player.name}' trains parameters that are not the model's.")
+        model.train()
+        model.zero_grad(set_to_none=True)
+        loss = player.loss(given, generator)
+        _expect(isinstance(loss, Loss), f"player '{player.name}': loss must return a Loss.")
+        _tensor(loss.total.detach(), (), f"player '{player.name}': the loss")
+        for name, value in loss.terms.items():
+            _tensor(value.detach(), (), f"player '{player.name}': the term '{name}'")
+        loss.total.backward()
+        _expect(
+            any(p.grad is not None and bool(p.grad.abs().sum() > 0) for p in parameters),
+            f"player '{player.name}': its loss has no gradient with respect to its own modules.",
+        )
+        again = player.loss(given, UpdateRng(seed_everything(0, device_of(model))))
+        _expect(
+            torch.allclose(loss.total, again.total, rtol=1e-4, atol=1e-5),
+            f"player '{player.name}': the loss is not a function of batch and rng; draw all noise from rng.",
+        )
+        model.zero_grad(set_to_none=True)
+    model.eval()
+
+
+def _samples(model: Any, given: Batch, data: Data) -> None:
+    """samples have the data's shape; sample i is a function of (seed, i), whatever n"""
+    _keywords(model.sample, "condition", "generator")
+    device = device_of(model)
+    with torch.inference_mode():
+        three = model.sample(3, generator=SampleRng(5, device=device))
+        _tensor(three, (3, *data.spec.shape), "sample(3)")
+        again = model.sample(3, generator=SampleRng(5, device=device))
+        _expect(torch.equal(three, again), "two samples with one seed differ; draw all noise from the generator.")
+        rest = model.sample(1, generator=SampleRng(5, first=2, device=device))
+        close = torch.allclose(three[2:].float(), rest.float(), rtol=1e-3, atol=1e-3)
+        _expect(close, "sample i depends on how many are drawn; draw noise rows first through as_rng(generator).")
+        other = model.sample(3, generator=SampleRng(6, device=device))
+        _expect(not torch.equal(three, other), "samples with two seeds are the same.")
+        if given.condition is not None:
+            _tensor(model.sample(len(given), condition=given.condition), tuple(given.x.shape), "sample with a condition")
+
+
+def _density(model: Any, given: Batch, data: Data) -> None:
+    """log_prob gives a finite value for each datum, and says what it is"""
+    _keywords(model.log_prob, "condition")
+    found = model.log_prob(given.x, condition=given.condition)
+    _tensor(found.value, (len(given),), "log_prob")
+    _expect(found.kind in ("exact", "bound", "estimate"), f"log_prob's kind is {found.kind!r}.")
+    _expect(found.kind != "estimate" or found.stderr is not None, "an estimate needs its standard error.")
+
+
+def _encodes(model: Any, given: Batch, data: Data) -> None:
+    """encode gives a code for each datum"""
+    with torch.no_grad():
+        z = model.encode(given.x, condition=given.condition)
+    _tensor(z, tuple(z.shape), "encode")
+    _expect(len(z) == len(given), "encode must give a code for each datum.")
+
+
+def _decodes(model: Any, given: Batch, data: Data) -> None:
+    """decode(draw_codes(n)) has the data's shape"""
+    with torch.no_grad():
+        z = model.draw_codes(len(given), generator=SampleRng(3, device=device_of(model)))
+        _tensor(model.decode(z, condition=given.condition), tuple(given.x.shape), "decode")
+
+
+def _scores(model: Any, given: Batch, data: Data) -> None:
+    """the score has the data's shape"""
+    t = torch.full((len(given),), 0.5, device=given.x.device)
+    with torch.no_grad():
+        _tensor(model.score(given.x, t, condition=given.condition), tuple(given.x.shape), "score")
+
+
+def _trajectories(model: Any, given: Batch, data: Data) -> None:
+    """a trajectory ends in the sample of its seed"""
+    device = device_of(model)
+    with torch.inference_mode():
+        states = model.trajectory(2, frames=4, generator=SampleRng(5, device=device))
+        _tensor(states, (4, 2, *data.spec.shape), "trajectory")
+
+
+def _completes(model: Any, given: Batch, data: Data) -> None:
+    """complete keeps its prefix"""
+    prefix = given.x[:, :1]
+    with torch.inference_mode():
+        longer = model.complete(prefix, 2, generator=SampleRng(5, device=device_of(model)))
+    _expect(torch.equal(longer[:, :1], prefix) and longer.shape[1] == 3, "complete must keep the prefix and add to it.")
+
+
+# Learning first: closed-form models know nothing before.
+CHECKS: list[tuple[Any, Callable[[Any, Batch, Data], None]]] = [
+    (Learns, _learns),
+    (Samples, _samples),
+    (Density, _density),
+    (Encodes, _encodes),
+    (Decodes, _decodes),
+    (Scores, _scores),
+    (Trajectories, _trajectories),
+    (Completes, _completes),
+]

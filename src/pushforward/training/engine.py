@@ -1,0 +1,96 @@
+"""Devices and processes: a thin layer over PyTorch's own distributed engine.
+
+Started by `torchrun`, every process trains the same model on its own rows of each batch. What is wrapped by
+`DistributedDataParallel` is a player's *loss*, not a network: so any method of a network may be called, gradients are
+averaged by DDP and never by hand, and each player is synchronised in its own turn only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from pushforward.data.batches import Batch
+from pushforward.errors import UserError
+from pushforward.models.contract import Loss, Player
+from pushforward.randomness import Rng
+
+
+def resolve_device(name: str = "auto") -> torch.device:
+    """The device that a name means; one that is not there is an error."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UserError(f"device = '{name}' was given; valid: auto, cpu, cuda, cuda:N, mps.") from None
+    if device.type == "cuda":
+        if not torch.cuda.is_available():
+            raise UserError(f"device = '{name}' was asked for, but PyTorch sees no CUDA GPU here; use --device cpu.")
+        if (device.index or 0) >= torch.cuda.device_count():
+            raise UserError(f"device = '{name}' was asked for, but there are only {torch.cuda.device_count()} GPUs.")
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", device.index or 0)))
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise UserError("device = 'mps' was asked for, but there is no Apple GPU here; use --device cpu.")
+    return device
+
+
+@contextlib.contextmanager
+def processes(device: torch.device) -> Iterator[tuple[int, int]]:
+    """(rank, world) of this process; joins the group that torchrun started, if it did, and leaves it afterwards."""
+    if dist.is_available() and dist.is_initialized():
+        yield dist.get_rank(), dist.get_world_size()
+    elif int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        try:
+            yield dist.get_rank(), dist.get_world_size()
+        finally:
+            dist.destroy_process_group()
+    else:
+        yield 0, 1
+
+
+def replicate(model: nn.Module) -> None:
+    """Gives every process the tensors of the first."""
+    for tensor in model.state_dict().values():
+        dist.broadcast(tensor.contiguous(), 0)
+    # A non-contiguous tensor would have been broadcast into a copy; none of ours is, and torch's layers make none.
+
+
+def agreed(value: float, device: torch.device, world: int) -> float:
+    """A number as the first process has it (clocks differ; decisions must not)."""
+    if world == 1:
+        return value
+    shared = torch.tensor(value, dtype=torch.float64, device=device)
+    dist.broadcast(shared, 0)
+    return shared.item()
+
+
+class _Turn(nn.Module):
+    """A player's loss as the forward pass of the modules that it trains, which is the form that DDP wraps."""
+
+    def __init__(self, player: Player):
+        super().__init__()
+        modules = player.modules if isinstance(player.modules, list) else [player.modules]
+        self.trained = nn.ModuleList(modules)
+        self.loss = player.loss
+
+    def forward(self, batch: Batch, rng: Rng) -> tuple[Tensor, dict[str, Tensor]]:
+        loss = self.loss(batch, rng)  # type: ignore[misc]
+        return loss.total, {name: term.detach() for name, term in loss.terms.items()}
+
+
+def synchronised(player: Player, world: int) -> tuple[Callable[[Batch, Rng], Loss], Callable[[], Any]]:
+    """The player's loss, whose backward pass averages gradients over the processes, and a context in which it does not
+    (for all micro-batches but the last)."""
+    if world == 1 or player.loss is None:
+        return player.loss, contextlib.nullcontext  # type: ignore[return-value]
+    wrapped = DistributedDataParallel(_Turn(player))
+    return lambda batch, rng: Loss(*wrapped(batch, rng)), wrapped.no_sync

@@ -1,0 +1,452 @@
+"""The one loop. It takes players, knows nothing of what they play, and moves each of them in its turn.
+
+A step is one turn of every player that is due. A turn: thaw the player's parameters and freeze the others; compute the
+player's loss on fresh data with noise that is a function of (seed, step, player); go down its gradient; update the average.
+"""
+
+from __future__ import annotations
+
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import AdamW
+
+from pushforward.data.batches import Batch, Batches
+from pushforward.errors import UserError
+from pushforward.models.contract import Loss, Player
+from pushforward.randomness import UpdateRng, mix, seed_everything
+from pushforward.training import checkpoints, engine
+from pushforward.training.averaging import Average
+from pushforward.training.log import Display, History, Trackers, Window
+from pushforward.training.precision import autocast
+from pushforward.training.settings import TrainingSettings, seconds
+
+
+@dataclass
+class Outcome:
+    """How a run ended: finished, interrupted (Ctrl-C), converged (closed form, EM) or stopped early (patience)."""
+
+    status: str = "finished"
+    steps: int = 0
+    examples: int = 0
+    seconds: float = 0.0
+    notes: list[str] = field(default_factory=list)
+
+
+class NotFinite(Exception):
+    """A loss or gradient became NaN or infinite; the sentence says where."""
+
+
+class _Turn:
+    """A player with everything that is fixed for its turns: optimiser, parameters to train and to freeze, wrapped loss."""
+
+    def __init__(self, player: Player, index: int, everyone: list[nn.Parameter], world: int):
+        self.player, self.index = player, index
+        self.parameters = [p for p in player.parameters() if id(p) in {id(q) for q in everyone}]
+        if not self.parameters:
+            raise UserError(f"player '{player.name}' has a loss but nothing to train; give its modules parameters.")
+        own = {id(p) for p in self.parameters}
+        self.frozen = [p for p in everyone if id(p) not in own]
+        self.loss, self.no_sync = engine.synchronised(player, world)
+        self.optimizer: AdamW | None = None
+
+
+class Loop:
+    """Moves the players of one model from `step` to the end of the run.
+
+    directory: of checkpoints and history, written by the first process alone. picture: called with the step, under averaged weights, whenever a sample picture is due.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        players: list[Player],
+        batches: Batches,
+        settings: TrainingSettings,
+        *,
+        steps: int | None,
+        precision: str = "fp32",
+        validation: Callable[[], list[Batch]] | None = None,
+        directory: Path,
+        display: Display | None = None,
+        picture: Callable[[int], None] | None = None,
+        rank: int = 0,
+        world: int = 1,
+    ):
+        self.model, self.players, self.batches, self.settings = model, players, batches, settings
+        self.steps, self.precision, self.directory = steps, precision, directory
+        self.budget = seconds(settings.budget) if settings.budget else None
+        self.history: list[dict[str, Any]] = []
+        self.rank, self.world, self.device = rank, world, batches.device
+        self.display = display or Display("", steps, self.budget, quiet=True)
+        self.picture, self.validation = picture, validation
+        learners = [p for p in players if p.loss is not None]
+        self.everyone = list(dict.fromkeys(p for player in learners for p in player.parameters() if p.requires_grad))
+        self.turns = {
+            player.name: _Turn(player, index, self.everyone, world)
+            for index, player in enumerate(players)
+            if player.loss is not None
+        }
+        self.optimizers = self._optimizers()
+        self.average = Average(model, settings.average_half_life)
+        self.repeats = max(player.repeat for player in players)
+        self.step, self.saved_step, self.elapsed, self.failures = 0, 0, 0.0, 0
+        self.best: tuple[float, int] | None = None
+        self.best_average: dict[str, Tensor] = {}
+        self._stop = ""
+        self._pending: tuple[int, str, Tensor, dict[str, Tensor]] | None = None
+        self._thawed: str | None = None
+
+    def _optimizers(self) -> dict[str, AdamW]:
+        """One for each set of parameters: two players on the same module (a lazy penalty) share it."""
+        optimizers: dict[str, AdamW] = {}
+        shared: dict[frozenset[int], AdamW] = {}
+        for name, turn in self.turns.items():
+            key = frozenset(id(p) for p in turn.parameters)
+            if key not in shared:
+                wanted = turn.player.optimizer
+                shared[key] = optimizers[name] = AdamW(
+                    turn.parameters,
+                    lr=self.settings.learning_rate or wanted.learning_rate,
+                    betas=wanted.betas,
+                    weight_decay=wanted.weight_decay,
+                    fused=self.device.type in ("cuda", "cpu"),
+                )
+            turn.optimizer = shared[key]
+        return optimizers
+
+    def run(self) -> Outcome:
+        """Trains to the end, or to Ctrl-C, and leaves the averaged (or best) weights in the model."""
+        outcome = Outcome()
+        first = self.rank == 0
+        history = History(self.directory / "history.jsonl" if first else None, self.step)
+        trackers = Trackers(
+            self.directory, self.settings.tensorboard and first, self.settings.wandb if first else None, self.settings.to_dict()
+        )
+        window = Window()
+        self.model.train()
+        if self.step == 0:
+            self.save()  # a full disk or a missing permission shows now, not after an hour
+        self._began = time.monotonic() - self.elapsed
+        saved, logged, logged_step = time.monotonic(), time.monotonic(), self.step
+        pictured = self.elapsed
+        try:
+            with _interrupts(self):
+                while not self._stop and (self.steps is None or self.step < self.steps):
+                    self.elapsed = engine.agreed(time.monotonic() - self._began, self.device, self.world)
+                    if self.budget and self.elapsed >= self.budget:
+                        break
+                    try:
+                        self._one_step(window)
+                    except NotFinite as error:
+                        self._roll_back(error, outcome)
+                        window = Window()
+                        continue
+                    self.step += 1
+                    now = time.monotonic()
+                    if self.step % self.settings.log_every == 0 or now - logged > 2.0 or self.step == 1 or self._stop:
+                        rate = (self.step - logged_step) / max(now - logged, 1e-9)
+                        row = self._row(window.read(), rate)
+                        history.add(row)
+                        trackers.add(row)
+                        self.display.show(self.step, self._fraction(), rate, self.elapsed, _figures(row))
+                        logged, logged_step = now, self.step
+                    if self._due(self.settings.validate_every, 20) and self._validate(history, trackers):
+                        self._stop = "stopped early"
+                    if self.picture and self._due(self.settings.picture_every, 6) and self._affordable(pictured):
+                        pictured = self.elapsed
+                        with self.average.used(), _evaluating(self.model):
+                            self.picture(self.step)
+                    every = self.settings.checkpoint_every
+                    if (every and self.step % every == 0) or (not every and now - saved > 60):
+                        self.save()
+                        saved = time.monotonic()
+            if self._pending:
+                self._check(*self._pending)
+            self.elapsed = time.monotonic() - self._began
+            if window.terms:
+                history.add(self._row(window.read(), self.step / max(self.elapsed, 1e-9)))
+            self.save()
+        finally:
+            history.close()
+            trackers.close()
+            self.display.close()
+            for parameter in self.everyone:
+                parameter.requires_grad_(True)
+        self.average.load(self.best_average or self.average.state())
+        self.average._exchange()  # the model keeps the averaged weights
+        self.model.eval()
+        outcome.status = self._stop or "finished"
+        outcome.steps, outcome.seconds, outcome.examples = self.step, self.elapsed, self.seen
+        self.history = history.rows
+        return outcome
+
+    @property
+    def seen(self) -> int:
+        """Examples seen so far, over all processes."""
+        return self.step * self.batches.global_size
+
+    def _one_step(self, window: Window) -> None:
+        fetched: dict[int, Batch] = {}
+        for index, player in enumerate(self.players):
+            if self.step % player.every:
+                continue
+            if player.update is not None:
+                generator = seed_everything(mix(self.settings.seed, self.step, index), self.device)
+                with torch.no_grad():
+                    update = player.update(self.batches.passes(), UpdateRng(generator))
+                window.add(player.name, {name: torch.tensor(value) for name, value in update.terms.items()})
+                if update.finished:
+                    self._stop = "converged"
+                continue
+            for repeat in range(player.repeat):
+                if repeat not in fetched:  # players share the data of a step
+                    fetched[repeat] = self.batches.at(self.step * self.repeats + repeat)
+                loss = self._turn(self.turns[player.name], fetched[repeat], repeat)
+                window.add(player.name, {"loss": loss.total, **loss.terms})
+        if self.turns:
+            self.average.update(self.seen + self.batches.global_size, self.batches.global_size)
+
+    def _turn(self, turn: _Turn, batch: Batch, repeat: int) -> Loss:
+        player = turn.player
+        if self._thawed != player.name:
+            for parameter in turn.frozen:
+                parameter.requires_grad_(False)
+            for parameter in turn.parameters:
+                parameter.requires_grad_(True)
+            self._thawed = player.name
+        for parameter in turn.parameters:
+            parameter.grad = None
+        parts = batch.split(self.settings.accumulate)
+        total, terms = torch.zeros((), device=self.device), {}
+        for number, part in enumerate(parts):
+            generator = seed_everything(mix(self.settings.seed, self.step, turn.index, repeat, number), self.device)
+            last = number == len(parts) - 1
+            if last or self.world == 1:
+                loss = self._backward(turn, part, generator, len(part) / len(batch))
+            else:
+                with turn.no_sync():
+                    loss = self._backward(turn, part, generator, len(part) / len(batch))
+            if len(parts) == 1:
+                total, terms = loss.total.detach(), loss.terms
+            else:
+                share = len(part) / len(batch)
+                total = total + share * loss.total.detach()
+                terms = {name: terms.get(name, 0.0) + share * value.detach() for name, value in loss.terms.items()}
+        norm = self._clip([p.grad for p in turn.parameters if p.grad is not None])
+        self._guard(player.name, total, norm, terms)
+        optimizer = turn.optimizer
+        assert optimizer is not None
+        optimizer.param_groups[0]["lr"] = self._learning_rate(player)
+        optimizer.step()
+        if player.after_update is not None:
+            player.after_update()
+        return Loss(total, terms)
+
+    def _backward(self, turn: _Turn, part: Batch, generator: torch.Generator, share: float) -> Loss:
+        with autocast(self.device, self.precision):
+            loss = turn.loss(part, UpdateRng(generator, self.rank, self.world))
+        (loss.total if share == 1 else loss.total * share).backward()
+        return loss
+
+    def _clip(self, gradients: list[Tensor]) -> Tensor:
+        """Scales gradients to at most `clip` in norm, and returns the norm before."""
+        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+        if self.settings.clip > 0:
+            if self.device.type == "cpu":
+                if norm.item() > self.settings.clip:
+                    torch._foreach_mul_(gradients, self.settings.clip / norm.item())
+            else:
+                torch._foreach_mul_(gradients, (self.settings.clip / (norm + 1e-12)).clamp(max=1.0))
+        return norm
+
+    def _learning_rate(self, player: Player) -> float:
+        """Warm-up, then cosine to zero over the run."""
+        wanted = player.optimizer
+        base = self.settings.learning_rate or wanted.learning_rate
+        warmup = wanted.warmup
+        if warmup is None:
+            warmup = min(500, (self.steps or 10_000) // 50)
+        rise = min(1.0, (self.step + 1) / (warmup + 1))
+        return base * rise * (0.5 * (1 + math.cos(math.pi * self._fraction())) if wanted.decay else 1.0)
+
+    def _fraction(self) -> float:
+        """How far the run is, from 0 to 1."""
+        by_steps = self.step / self.steps if self.steps else 0.0
+        return min(1.0, max(by_steps, self.elapsed / self.budget if self.budget else 0.0))
+
+    def _guard(self, player: str, total: Tensor, norm: Tensor, terms: dict[str, Tensor]) -> None:
+        """Looks at loss and gradient before the weights move. On a GPU it looks at the previous update's, so as never to
+        wait; the roll-back undoes the one that has moved since."""
+        # With several processes all must decide alike: a bad loss shows in everyone's averaged gradient.
+        finite = torch.isfinite(norm) if self.world > 1 else torch.isfinite(norm + total)
+        if self.device.type == "cpu":
+            self._check(self.step, player, finite, {"loss": total, **terms})
+        else:
+            previous, self._pending = self._pending, (self.step, player, finite, {"loss": total, **terms})
+            if previous:
+                self._check(*previous)
+
+    def _check(self, step: int, player: str, finite: Tensor, terms: dict[str, Tensor]) -> None:
+        if bool(finite):
+            return
+        self._pending = None
+        bad = [name for name, value in terms.items() if not bool(torch.isfinite(value).all())]
+        named = {id(p): name for name, p in self.model.named_parameters()}
+        tensor = next(
+            (
+                named.get(id(p), "?")
+                for p in self.turns[player].parameters
+                if p.grad is not None and not bool(torch.isfinite(p.grad).all())
+            ),
+            None,
+        )
+        terms_named = f"its term(s) {', '.join(bad)}" if bad else "its gradient (the loss itself is finite)"
+        where = f", first in the gradient of '{tensor}'" if tensor else ""
+        raise NotFinite(f"at step {step} the player '{player}' met a value that is not finite in {terms_named}{where}")
+
+    def _roll_back(self, error: NotFinite, outcome: Outcome) -> None:
+        """Once: back to the last good state, in full precision. Twice: stop."""
+        self.failures += 1
+        if self.failures > 1:
+            raise UserError(
+                f"{error}, for the second time. The last good checkpoint (step {self.saved_step}) is kept in "
+                f"{self.directory}; try a smaller --learning-rate, or look at the data with `pushforward data`."
+            )
+        before = self.precision
+        self.load(*checkpoints.read_tensors(self.directory / checkpoints.STATE))
+        self.failures, self.precision = 1, "fp32"
+        note = f"{error}; went back to step {self.step}, and on in full precision" + (
+            "" if before == "fp32" else f" (was {before})"
+        )
+        outcome.notes.append(note)
+        self.display.say(note)
+
+    def header(self) -> dict[str, Any]:
+        """The few numbers that say where the run stands."""
+        return {
+            "step": self.step,
+            "elapsed": self.elapsed,
+            "precision": self.precision,
+            "failures": self.failures,
+            "best": self.best,
+            "global_batch": self.batches.global_size,
+        }
+
+    def save(self) -> None:
+        """Writes the state that `load` takes up again, atomically."""
+        if self._pending:
+            self._check(*self._pending)
+            self._pending = None
+        if self.rank == 0:
+            tensors = checkpoints.pack(self.model, self.average.state(), self.optimizers)
+            tensors |= {f"best/{name}": value for name, value in self.best_average.items()}
+            checkpoints.write_tensors(self.directory / checkpoints.STATE, tensors, self.header())
+        self.saved_step = self.step
+
+    def load(self, tensors: dict[str, Tensor], header: dict[str, Any]) -> None:
+        """Takes up a saved state."""
+        checkpoints.load_weights(self.model, checkpoints.section(tensors, "model"), "the checkpoint")
+        self.average.load(checkpoints.section(tensors, "average"))
+        checkpoints.unpack_optimizers(tensors, self.optimizers)
+        self.best_average = checkpoints.section(tensors, "best")
+        self.step = self.saved_step = header["step"]
+        self.elapsed, self.precision, self.failures = header["elapsed"], header["precision"], header["failures"]
+        self.best = tuple(header["best"]) if header["best"] else None
+
+    def _row(self, terms: dict[str, float], rate: float) -> dict[str, Any]:
+        row: dict[str, Any] = {
+            "step": self.step,
+            "seconds": round(self.elapsed, 3),
+            "epoch": round(self.batches.epoch(self.step), 4),
+            "steps_per_second": round(rate, 3),
+            **terms,
+        }
+        if self.turns:
+            row["learning_rate"] = next(iter(self.optimizers.values())).param_groups[0]["lr"]
+        return row
+
+    def _due(self, every: int | None, times: int) -> bool:
+        if every == 0:
+            return False
+        if every is None:
+            every = max(1, self.steps // times) if self.steps else 500
+        return self.step % every == 0
+
+    def _affordable(self, last: float) -> bool:
+        """Pictures on the way come at least ten seconds apart."""
+        return self.elapsed - last > 10 or self.settings.picture_every is not None
+
+    def _validate(self, history: History, trackers: Trackers) -> bool:
+        """Logs the validation loss of the averaged weights; true when patience is at its end."""
+        if self.validation is None or len(self.turns) != 1:
+            return False
+        turn = next(iter(self.turns.values()))
+        totals, count = [], 0
+        with self.average.used(), _evaluating(self.model), torch.no_grad(), autocast(self.device, self.precision):
+            assert turn.player.loss is not None
+            for number, batch in enumerate(self.validation()):
+                generator = seed_everything(mix(self.settings.seed, 0x7A11, number), self.device)
+                totals.append(turn.player.loss(batch, UpdateRng(generator)).total.float() * len(batch))
+                count += len(batch)
+        value = engine.agreed(torch.stack(totals).sum().item() / count, self.device, self.world)
+        row = {"step": self.step, "seconds": round(self.elapsed, 3), "validation/loss": value}
+        history.add(row)
+        trackers.add(row)
+        if self.best is None or value < self.best[0]:
+            self.best = (value, self.step)
+            if self.settings.patience:
+                self.best_average = {name: v.clone() for name, v in self.average.state().items()}
+        elif self.settings.patience:
+            every = self.settings.validate_every or (max(1, self.steps // 20) if self.steps else 500)
+            return self.step - self.best[1] >= self.settings.patience * every
+        return False
+
+
+class _evaluating:
+    """Within it the model is in eval mode."""
+
+    def __init__(self, model: nn.Module):
+        self.model = model
+
+    def __enter__(self) -> None:
+        self.model.eval()
+
+    def __exit__(self, *_: object) -> None:
+        self.model.train()
+
+
+class _interrupts:
+    """Ctrl-C and SIGTERM end the run after the step at hand, with everything saved; a second Ctrl-C ends it at once."""
+
+    def __init__(self, loop: Loop):
+        self.loop = loop
+
+    def __enter__(self) -> None:
+        self.before: dict[int, Any] = {}
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self.before[number] = signal.signal(number, self._asked)
+
+    def _asked(self, number: int, frame: Any) -> None:
+        if self.loop._stop:
+            raise KeyboardInterrupt
+        self.loop._stop = "interrupted"
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+
+def _figures(row: dict[str, Any]) -> dict[str, float]:
+    """What the live line shows: losses first."""
+    terms = {name: value for name, value in row.items() if "/" in name}
+    return dict(sorted(terms.items(), key=lambda item: not item[0].endswith("/loss")))

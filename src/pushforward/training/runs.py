@@ -1,0 +1,503 @@
+"""Runs: train a model, keep it in a directory, and ask it for samples, densities and codes in the data's own units."""
+
+from __future__ import annotations
+
+import datetime
+import platform
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from pushforward import zoo
+from pushforward.artefacts import read_yaml, write_yaml
+from pushforward.data.batches import STREAM, Batch, Batches, Data, Split, take
+from pushforward.data.loading import load_data
+from pushforward.data.spec import DataSpec
+from pushforward.data.units import Units, units
+from pushforward.errors import UserError, nearest
+from pushforward.models.contract import Decodes, Density, Encodes, Learns, LogProb, Samples, device_of
+from pushforward.randomness import SampleRng, mix, seeded
+from pushforward.training import checkpoints, engine
+from pushforward.training.gallery import draw_run, sample_picture
+from pushforward.training.log import Display, read_history
+from pushforward.training.loop import Loop
+from pushforward.training.precision import choose_precision, hardware
+from pushforward.training.settings import TrainingSettings
+
+FORMAT = 1
+
+
+class Run:
+    """A trained model with its data contract: what `pf.train` and `pf.load` return.
+
+    model: the network with averaged weights, in eval mode. directory: where it is kept. record: what run.yaml says.
+    history: the rows of history.jsonl.
+    """
+
+    def __init__(self, model: nn.Module, spec: DataSpec, directory: Path, record: dict[str, Any], data: Data | None = None):
+        self.model, self.spec, self.directory, self.record = model, spec, Path(directory), record
+        self._data = data
+
+    def __repr__(self) -> str:
+        result = self.record.get("result", {})
+        return f"Run({self.record['model']['name']} on {self.spec.name}, {result.get('steps', 0)} steps, {self.directory})"
+
+    @property
+    def units(self) -> Units:
+        """Between the data's own units and the model's."""
+        return units(self.spec)
+
+    @property
+    def result(self) -> dict[str, Any]:
+        """How the training ended: status, steps, examples, seconds."""
+        return self.record.get("result", {})
+
+    @property
+    def history(self) -> list[dict[str, Any]]:
+        path = self.directory / "history.jsonl"
+        return read_history(path) if path.exists() else []
+
+    @property
+    def weights(self) -> str:
+        """Fingerprint of the weights that this run samples with."""
+        path = self.directory / checkpoints.WEIGHTS
+        return checkpoints.fingerprint(path if path.exists() else self.directory / checkpoints.STATE)
+
+    def load_data(self) -> Data:
+        """The data that the run was trained on, loaded again from where they came."""
+        if self._data is None:
+            source = self.record["data"]["source"]
+            if str(source.get("source", "<")).startswith("<"):
+                raise UserError(f"the run in {self.directory} was trained on data in memory; give the data again.")
+            self._data = load_data(**source)
+        return self._data
+
+    def sample(
+        self, n: int, *, condition: Any = None, seed: int | None = None, batch_size: int | None = None, **options: Any
+    ) -> Any:
+        """n samples in the data's own units: images (n, C, H, W) in their levels, a DataFrame, an array, strings.
+
+        condition: a class (name or number) for all of them, or one each; attributes as a dict of names, or a row each.
+        seed: sample i is a function of (seed, i), whatever n and the batch size; None: fresh ones. options: the model's own
+        (steps, guidance, temperature, ...); an unknown one is an error that names them.
+        """
+        return self.units.present(self.sample_codes(n, condition=condition, seed=seed, batch_size=batch_size, **options))
+
+    def sample_codes(
+        self, n: int, *, condition: Any = None, seed: int | None = None, batch_size: int | None = None, **options: Any
+    ) -> Tensor:
+        """As `sample`, but as codes (n, ...): levels, token ids, table rows with category numbers."""
+        if n < 1:
+            raise UserError(f"n = {n} samples were asked for; it must be at least 1.")
+        model = self._able(Samples, "sample")
+        valid = sampling_options(type(self.model))
+        for name in options:
+            if name not in valid:
+                raise UserError(f"'{self.record['model']['name']}' has no sampling option '{name}'; {nearest(name, valid)}")
+        seed = int(torch.randint(2**62, ()).item()) if seed is None else seed
+        device, wanted = device_of(self.model), parse_condition(self.spec, condition, n)
+        size = batch_size or max(1, min(1024, 2**22 // max(1, self.spec.dimensions)))
+        codes = []
+        with torch.inference_mode():
+            for start in range(0, n, size):
+                count = min(size, n - start)
+                part = None if wanted is None else wanted[start : start + count].to(device)
+                rng = SampleRng(seed, first=start, device=device)
+                codes.append(self.units.to_codes(model.sample(count, condition=part, generator=rng, **options)).cpu())
+        return torch.cat(codes)
+
+    def log_prob(self, x: Any, *, condition: Any = None, **options: Any) -> LogProb:
+        """Log-density of data in nats per datum, in the data's own units: for integer data the log-probability."""
+        codes = self.units.parse(x)
+        return self.log_prob_codes(codes, condition=parse_condition(self.spec, condition, len(codes)), **options)
+
+    def log_prob_codes(
+        self, codes: Tensor, *, condition: Tensor | None = None, batch_size: int = 256, **options: Any
+    ) -> LogProb:
+        """As `log_prob`, of codes. Integer data of a continuous model are dequantised (seeded), which makes an exact
+        density a bound. A class-conditional model without a condition is averaged over the classes."""
+        model = self._able(Density, "say how likely data are")
+        dequantise = bool(getattr(self.model, "dequantise", False))
+        integer = self.spec.levels is not None or any(c.integer or c.kind == "category" for c in self.spec.columns)
+        device, values, errors, kind = device_of(self.model), [], [], "exact"
+        with torch.no_grad():
+            for start in range(0, len(codes), batch_size):
+                part = codes[start : start + batch_size].to(device)
+                rng = SampleRng(0xDE, first=start, device=device) if dequantise else None
+                asked = None if condition is None else condition[start : start + batch_size].to(device)
+                found = self._log_prob(model, self.units.to_model(part, rng), asked, options)
+                values.append(found.value.cpu() + self.units.log_det)
+                errors.append(torch.zeros(len(part)) if found.stderr is None else found.stderr.cpu())
+                kind = found.kind
+        if kind == "exact" and dequantise and integer:
+            kind = "bound"
+        return LogProb(torch.cat(values), kind, torch.cat(errors) if kind == "estimate" else None)  # type: ignore[arg-type]
+
+    def _log_prob(self, model: Density, x: Tensor, condition: Tensor | None, options: dict[str, Any]) -> LogProb:
+        given = self.spec.condition
+        if condition is not None or given is None or given.kind != "class" or getattr(model, "marginal", False):
+            return model.log_prob(x, condition=condition, **options)
+        frequencies = torch.tensor(given.frequencies or [1.0 / given.size] * given.size, device=x.device)
+        every = [model.log_prob(x, condition=torch.full((len(x),), k, device=x.device), **options) for k in range(given.size)]
+        joint = torch.stack([each.value for each in every]) + frequencies.log()[:, None]
+        weights = joint.softmax(0)
+        errors = None
+        if every[0].stderr is not None:
+            errors = sum(w**2 * each.stderr**2 for w, each in zip(weights, every, strict=True)) ** 0.5  # type: ignore[operator]
+        return LogProb(joint.logsumexp(0), every[0].kind, cast("Tensor | None", errors))
+
+    def encode(self, x: Any, *, condition: Any = None, **options: Any) -> Tensor:
+        """Codes z (n, ...) of data in their own units."""
+        model = self._able(Encodes, "encode")
+        with torch.no_grad():
+            x, wanted = self._model_input(x, condition)
+            return model.encode(x, condition=wanted, **options).cpu()
+
+    def decode(self, z: Tensor, *, condition: Any = None, **options: Any) -> Any:
+        """Data, in their own units, of codes z (n, ...)."""
+        model = self._able(Decodes, "decode")
+        wanted = parse_condition(self.spec, condition, len(z))
+        device = device_of(self.model)
+        with torch.no_grad():
+            x = model.decode(z.to(device), condition=None if wanted is None else wanted.to(device), **options)
+        return self.units.present(self.units.to_codes(x).cpu())
+
+    def reconstruct(self, x: Any, *, condition: Any = None) -> Any:
+        """decode(encode(x))."""
+        return self.decode(self.encode(x, condition=condition), condition=condition)
+
+    def _model_input(self, x: Any, condition: Any) -> tuple[Tensor, Tensor | None]:
+        codes, device = self.units.parse(x), device_of(self.model)
+        wanted = parse_condition(self.spec, condition, len(codes))
+        return self.units.to_model(codes.to(device)), None if wanted is None else wanted.to(device)
+
+    def _able(self, protocol: Any, verb: str) -> Any:
+        if not isinstance(self.model, protocol):
+            raise UserError(f"'{self.record['model']['name']}' cannot {verb}; `pushforward models` lists who can.")
+        return self.model
+
+
+def sampling_options(model_class: type) -> list[str]:
+    """The names of a model's own sampling options."""
+    import inspect
+
+    names = inspect.signature(model_class.sample).parameters  # type: ignore[attr-defined]
+    return [name for name in names if name not in ("self", "n", "condition", "generator")]
+
+
+def parse_condition(spec: DataSpec, condition: Any, n: int) -> Tensor | None:
+    """What a person asks for, as a model's condition (n,) or (n, A). Nonsense is an error that says what is valid."""
+    if condition is None:
+        return None
+    given = spec.condition
+    if given is None:
+        raise UserError(f"condition = {condition!r} was given, but the data '{spec.name}' have none to condition on.")
+    if given.kind == "class":
+        single = isinstance(condition, (int, str)) or (isinstance(condition, Tensor) and condition.dim() == 0)
+        values = [condition] * n if single else list(condition)
+        if len(values) != n:
+            raise UserError(f"{len(values)} classes were given for {n} data; give one for all or one each.")
+        return torch.tensor([_class(given.names, given.size, value) for value in values])
+    if isinstance(condition, dict):
+        row = torch.tensor(given.frequencies or [0.0] * given.size).round()
+        for name, value in condition.items():
+            if name not in given.names:
+                raise UserError(f"there is no attribute '{name}'; {nearest(str(name), given.names)}")
+            row[given.names.index(name)] = float(value)
+        return row.expand(n, -1)
+    rows = torch.as_tensor(condition, dtype=torch.float32)
+    rows = rows.expand(n, -1) if rows.dim() == 1 else rows
+    if tuple(rows.shape) != (n, given.size):
+        raise UserError(f"a condition of shape {tuple(rows.shape)} was given; expected ({n}, {given.size}).")
+    return rows
+
+
+def _class(names: Sequence[str], size: int, value: Any) -> int:
+    if isinstance(value, Tensor):
+        value = value.item()
+    if isinstance(value, str):
+        if value in names:
+            return list(names).index(value)
+        if not value.lstrip("-").isdigit():
+            raise UserError(f"there is no class '{value}'; {nearest(value, names)}")
+    number = int(value)
+    if not 0 <= number < size:
+        raise UserError(f"class {number} was asked for; the classes are 0 to {size - 1} ({', '.join(names[:12])}).")
+    return number
+
+
+def load(directory: str | Path, *, device: str = "cpu", model: nn.Module | None = None, **settings: Any) -> Run:
+    """Opens a run directory. Needs no code beside the library, except for networks of your own: give those again, as the
+    settings they were (`pf.load(path, encoder=mine)`), or the whole model as `model=`.
+
+    Raises UserError for a directory that is not there, is no run, is half-written, or comes from another version.
+    """
+    directory = Path(directory)
+    record = read_record(directory)
+    spec = DataSpec.from_dict(record["data"]["spec"])
+    target = engine.resolve_device(device)
+    if model is None:
+        given = {**record["model"]["settings"], **settings}
+        foreign = [k for k, v in given.items() if isinstance(v, str) and v.startswith("<your ")]
+        if foreign or record["model"]["name"] not in zoo.ZOO:
+            what = ", ".join(foreign) or "model"
+            raise UserError(f"the run in {directory} has parts of your own; give them again: pf.load(path, {what}=...).")
+        model = zoo.create(record["model"]["name"], spec, **given)
+    weights, state = directory / checkpoints.WEIGHTS, directory / checkpoints.STATE
+    if weights.exists():
+        tensors, _ = checkpoints.read_tensors(weights)
+    else:  # a run that is under way, or was killed: the average of its last checkpoint
+        saved, _ = checkpoints.read_tensors(state)
+        tensors = {**checkpoints.section(saved, "model"), **checkpoints.section(saved, "average")}
+    checkpoints.load_weights(model, tensors, str(directory))
+    return Run(model.to(target).eval(), spec, directory, record)
+
+
+def read_record(directory: Path) -> dict[str, Any]:
+    """run.yaml of a run directory, checked."""
+    if not directory.exists():
+        near = nearest(directory.name, [p.name for p in directory.parent.glob("*") if (p / "run.yaml").exists()] or ["(none)"])
+        raise UserError(f"there is no run directory {directory}; {near}")
+    path = directory / "run.yaml"
+    if not path.exists():
+        raise UserError(f"{directory} is not a run directory (it has no run.yaml); `pushforward train` makes one.")
+    record = read_yaml(path)
+    if not isinstance(record, dict) or record.get("format") is None:
+        raise UserError(f"{path} is not a run's record; it may be half-written. Restore it or train again.")
+    if record["format"] != FORMAT:
+        raise UserError(
+            f"{path} has format {record['format']}, this version of pushforward reads {FORMAT}; "
+            f"use the version that wrote it ({record.get('version', 'unknown')})."
+        )
+    absent = [f"{a}.{b}" for a, b in (("model", "name"), ("model", "settings"), ("data", "spec"), ("data", "source"))
+              if not isinstance(record.get(a), dict) or b not in record[a]]  # fmt: skip
+    if absent:
+        raise UserError(f"{path} is half-written: it lacks {', '.join(absent)}. Train again.")
+    return record
+
+
+def train(model: str | nn.Module, data: Any = "digits", **settings: Any) -> Run:
+    """Trains a model and returns its run: `pf.train("flow-matching", "digits", steps=2000)`.
+
+    model: a name of the zoo, or a module (of `pf.create`, or your own that passes `pf.check_model`). data: what `load_data`
+    takes or returned. settings: those of `TrainingSettings` (steps, epochs, budget, batch_size, seed, device, precision,
+    resume, out, ...). Every process that torchrun started must call it alike.
+    """
+    valid = TrainingSettings.__dataclass_fields__
+    for name in settings:
+        if name not in valid:
+            raise UserError(f"there is no training setting '{name}'; {nearest(name, valid)}")
+    given = TrainingSettings(**settings)
+    device = engine.resolve_device(given.device)
+    data = data if isinstance(data, Data) else load_data(data)
+    if isinstance(model, str):
+        with seeded(mix(given.seed, 0x1417)):
+            model = zoo.create(model, data.spec, **_stored_settings(model, data, given))
+    if not isinstance(model, Learns):
+        raise UserError(f"{type(model).__name__} has no players() and so cannot be trained; see `pf.check_model`.")
+    with engine.processes(device) as (rank, world):
+        return _train(model, data, given, device, rank, world)
+
+
+def _stored_settings(name: str, data: Data, given: TrainingSettings) -> dict[str, Any]:
+    """A run that is taken up again keeps the model that it began with."""
+    if not given.resume:
+        return {}
+    return read_record(run_directory(name, data.spec.name, given)).get("model", {}).get("settings", {})
+
+
+def run_directory(name: str, data_name: str, settings: TrainingSettings) -> Path:
+    """Where a run goes: `out`, else runs/MODEL-DATA, with a number behind where that is taken."""
+    if settings.out is not None:
+        return Path(settings.out)
+    first = Path("runs") / f"{name}-{data_name}"
+    path, number = first, 1
+    while not settings.resume and path.exists() and any(path.iterdir()):
+        number += 1
+        path = first.with_name(f"{first.name}-{number}")
+    return path
+
+
+def _train(model: nn.Module, data: Data, settings: TrainingSettings, device: torch.device, rank: int, world: int) -> Run:
+    name = getattr(model, "name", type(model).__name__)
+    directory = run_directory(name, data.spec.name, settings)
+    if not settings.resume and (directory / checkpoints.STATE).exists() and rank == 0:
+        raise UserError(f"{directory} holds a run already; choose another --out, or go on with it by --resume.")
+    if settings.resume and not (directory / checkpoints.STATE).exists():
+        raise UserError(f"there is nothing to resume in {directory}: it has no checkpoint; leave --resume away to begin.")
+    defaults = zoo.ZOO[name].training if name in zoo.ZOO else {}
+    model.to(device)
+    if world > 1:
+        engine.replicate(model)
+    players = cast(Learns, model).players()
+    dequantise = bool(getattr(model, "dequantise", False))
+
+    def make_batches(size: int) -> Batches:
+        return Batches(
+            data.train, data.spec, size, seed=settings.seed, rank=rank, world=world, device=device, dequantise=dequantise
+        )
+
+    size = settings.batch_size or defaults.get("batch_size", 128)
+    display = Display(f"{name} on {data.spec.name}", None, None, quiet=rank > 0)
+    if size == "auto":
+        from pushforward.training.batch_size import largest_worthwhile
+
+        size = largest_worthwhile(players, make_batches, device, limit=len(data.train))
+        display.say(f"batch size {size} (measured)")
+    batches = make_batches(int(size))
+    steps = settings.steps
+    if steps is None and settings.epochs is not None:
+        if len(data.train) >= STREAM:
+            raise UserError("epochs were asked for, but this data never ends; give --steps or --budget, or load n data.")
+        steps = max(1, round(settings.epochs * len(data.train) / batches.global_size))
+    if steps is None and settings.budget is None:
+        steps = defaults.get("steps", 10_000)
+    if all(player.loss is None for player in players) and settings.steps is None:
+        steps = defaults.get("steps", 100)  # closed form and EM end by themselves
+    display.total = steps
+    header: dict[str, Any] = {}
+    tensors: dict[str, Tensor] = {}
+    if settings.resume:
+        tensors, header = checkpoints.read_tensors(directory / checkpoints.STATE)
+        if header.get("global_batch") != batches.global_size:
+            raise UserError(
+                f"the run in {directory} was trained with {header.get('global_batch')} data an update, now it would be "
+                f"{batches.global_size}; resume with the same --batch-size and number of processes."
+            )
+    precision, measured = settings.precision, {}
+    if precision == "auto":
+        if "precision" in header:
+            precision = header["precision"]
+        elif any(player.loss for player in players):
+            precision, measured = _measure_precision(model, players, batches, device, name, data.spec)
+            precision = "bf16" if engine.agreed(float(precision == "bf16"), device, world) else "fp32"
+        else:
+            precision = "fp32"
+    record = _record(model, name, data, settings, int(size), steps, precision, measured, device, world)
+    if rank == 0:
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"could not make the run directory {directory}: {error.strerror}; choose another --out.") from None
+        write_yaml(directory / "run.yaml", record)
+    run = Run(model, data.spec, directory, record, data)
+
+    loop = Loop(
+        model,
+        players,
+        batches,
+        settings,
+        steps=steps,
+        precision=precision,
+        validation=_validation(data, device, dequantise, batches.batch_size, settings),
+        directory=directory,
+        display=display,
+        picture=(lambda step: sample_picture(run, directory / "progress" / f"step-{step:07d}.png")) if rank == 0 else None,
+        rank=rank,
+        world=world,
+    )
+    if settings.resume:
+        loop.load(tensors, header)
+    outcome = loop.run()
+    record["result"] = {
+        "status": outcome.status,
+        "steps": outcome.steps,
+        "examples": outcome.examples,
+        "seconds": round(outcome.seconds, 2),
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "precision": loop.precision,
+        "best_validation": list(loop.best) if loop.best else None,
+        "notes": outcome.notes,
+    }
+    if rank == 0:
+        checkpoints.write_tensors(directory / checkpoints.WEIGHTS, model.state_dict(), {"model": name, "format": FORMAT})
+        write_yaml(directory / "run.yaml", record)
+        draw_run(run)
+    return run
+
+
+def _measure_precision(
+    model: nn.Module, players: list[Any], batches: Batches, device: torch.device, name: str, spec: DataSpec
+) -> tuple[str, dict[str, Any]]:
+    from pushforward.randomness import UpdateRng, seed_everything
+
+    batch = batches.at(0)
+
+    def losses() -> list[Tensor]:
+        totals = []
+        for player in players:
+            if player.loss is not None:
+                totals.append(player.loss(batch, UpdateRng(seed_everything(0, device), 0, 1)).total)
+        return totals
+
+    identity = {"model": name, "settings": _plain_settings(model), "shape": list(spec.shape), "batch": batches.batch_size}
+    model.train()
+    return choose_precision(model, losses, device, identity)
+
+
+def _validation(data: Data, device: torch.device, dequantise: bool, size: int, settings: TrainingSettings) -> Any:
+    """Up to 1,024 held-out data in fixed batches, or None."""
+    split: Split | None = data.validation if data.validation is not None and len(data.validation) else None
+    if split is None or settings.validate_every == 0:
+        if settings.patience:
+            raise UserError("patience needs a validation split; load the data with validation=0.1, say.")
+        return None
+    codes, condition = take(split, 1024, seed=0)
+    kept: list[Batch] = []
+
+    def batches() -> Iterator[Batch]:
+        if not kept:
+            for start in range(0, len(codes), size):
+                rng = SampleRng(0x7A1, first=start, device=device) if dequantise else None
+                part = None if condition is None else condition[start : start + size].to(device)
+                kept.append(Batch(units(data.spec).to_model(codes[start : start + size].to(device), rng), part))
+        return iter(kept)
+
+    return batches
+
+
+def _plain_settings(model: nn.Module) -> dict[str, Any]:
+    """A model's settings for yaml; what is not plain (a network of the user's) is named only."""
+    given = getattr(model, "settings", {})
+    plain = (str, int, float, bool, type(None), list, tuple)
+    return {
+        key: (list(value) if isinstance(value, tuple) else value)
+        if isinstance(value, plain)
+        else f"<your {type(value).__name__}>"
+        for key, value in given.items()
+    }
+
+
+def _record(
+    model: nn.Module, name: str, data: Data, settings: TrainingSettings, size: int, steps: int | None, precision: str,
+    measured: dict[str, Any], device: torch.device, world: int,
+) -> dict[str, Any]:  # fmt: skip
+    """run.yaml: everything that is needed to sample without code and to train the same again."""
+    from pushforward import __version__
+
+    counts = {
+        part: min(len(split), STREAM) if len(split) < STREAM else "endless"
+        for part, split in (("train", data.train), ("validation", data.validation), ("test", data.test))
+        if split is not None
+    }
+    return {
+        "format": FORMAT,
+        "version": __version__,
+        "model": {"name": name, "settings": _plain_settings(model)},
+        "data": {"source": data.source, "spec": data.spec.to_dict(), "counts": counts, "notes": data.notes},
+        "training": {**settings.to_dict(), "batch_size": size, "steps": steps, "precision": precision, "measured": measured},
+        "result": {"status": "training"},
+        "environment": {
+            "began": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "device": str(device),
+            "hardware": hardware(device),
+            "processes": world,
+            "platform": sys.platform,
+        },
+    }

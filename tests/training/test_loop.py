@@ -1,0 +1,303 @@
+"""The loop: players in their turns, randomness as a function, exact resume, values that are not finite."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from small import Denoiser, Game, Mean, points
+
+from pushforward.data.batches import Batches
+from pushforward.errors import UserError
+from pushforward.randomness import UpdateRng, mix, seed_everything
+from pushforward.training.averaging import Average
+from pushforward.training.checkpoints import STATE, read_tensors
+from pushforward.training.runs import load, train
+
+HERE = Path(__file__).parent
+QUICK = {"tensorboard": False, "precision": "fp32", "picture_every": 0, "batch_size": 32}
+
+
+def build(kind, data, **settings):
+    torch.manual_seed(0)
+    return kind(data.spec, **settings)
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+def test_one_player_is_the_hand_written_loop(tmp_path):
+    """Same data, noise, optimiser, schedule: the same weights to the bit as a loop written out."""
+    data = points()
+    run = train(build(Denoiser, data), data, steps=40, seed=3, out=str(tmp_path / "a"), average_half_life=0, clip=0, **QUICK)
+    model = build(Denoiser, data)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, weight_decay=0.0, fused=True)
+    batches = Batches(data.train, data.spec, 32, seed=3)
+    for step in range(40):
+        rng = UpdateRng(seed_everything(mix(3, step, 0, 0, 0), torch.device("cpu")))
+        optimizer.zero_grad()
+        model.loss(batches.at(step), rng).total.backward()
+        warmup = min(500, 40 // 50)
+        rise = min(1.0, (step + 1) / (warmup + 1))
+        cosine = 0.5 * (1 + torch.cos(torch.tensor(torch.pi * step / 40, dtype=torch.float64)).item())
+        optimizer.param_groups[0]["lr"] = 1e-2 * rise * cosine
+        optimizer.step()
+    for ours, theirs in zip(run.model.parameters(), model.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-7)
+
+
+def test_players_take_turns_with_the_others_frozen(tmp_path):
+    """The critic moves twice a step, its penalty each third step, the maker once; nobody moves another's weights."""
+    data = points()
+    model = build(Game, data)
+    calls = []
+    for name in ("critic_loss", "penalty", "maker_loss"):
+        original = getattr(model, name)
+
+        def watched(batch, rng, original=original, name=name):
+            trained = {n.split(".")[0] for n, p in model.named_parameters() if p.requires_grad}
+            calls.append((name, tuple(sorted(trained)), batch.index[:3].tolist()))
+            return original(batch, rng)
+
+        setattr(model, name, watched)
+    train(model, data, steps=4, out=str(tmp_path / "a"), validate_every=0, **QUICK)
+    names = [c[0] for c in calls]
+    step0 = ["critic_loss", "critic_loss", "penalty", "maker_loss"]
+    step1 = ["critic_loss", "critic_loss", "maker_loss"]
+    assert names == step0 + step1 + step1 + step0
+    assert all(c[1] == (("maker",) if c[0] == "maker_loss" else ("critic",)) for c in calls)
+    assert calls[0][2] != calls[1][2], "each of a turn's updates sees fresh data"
+    assert calls[0][2] == calls[3][2], "players share the data of a step"
+
+
+def test_players_on_one_module_share_an_optimiser(tmp_path):
+    data = points()
+    train(build(Game, data), data, steps=7, out=str(tmp_path / "a"), validate_every=0, **QUICK)
+    tensors, _ = read_tensors(tmp_path / "a" / STATE)
+    optimizers = {name.split("/")[1] for name in tensors if name.startswith("optimizer/")}
+    assert optimizers == {"critic", "maker"}
+    assert tensors["optimizer/critic/0/step"] == 7 * 2 + 3, "two updates a step and a penalty at steps 0, 3, 6"
+
+
+def test_closed_form_ends_by_itself(tmp_path):
+    data = points()
+    run = train(build(Mean, data), data, out=str(tmp_path / "a"), **QUICK)
+    assert run.result["status"] == "converged" and run.result["steps"] == 1
+    torch.testing.assert_close(run.model.mean, data.train.codes.mean(0))
+
+
+@pytest.mark.parametrize("kind", [Denoiser, Game])
+def test_same_seed_same_run_other_seed_other_run(tmp_path, kind):
+    data = points()
+    runs = [
+        train(build(kind, data), data, steps=15, seed=seed, out=str(tmp_path / str(i)), **QUICK)
+        for i, seed in enumerate((1, 1, 2))
+    ]
+    states = [r.model.state_dict() for r in runs]
+    assert same(states[0], states[1]) and not same(states[0], states[2])
+
+
+@pytest.mark.parametrize("kind", [Denoiser, Game])
+def test_a_run_in_two_parts_is_the_run_in_one(tmp_path, kind):
+    """Interrupted by Ctrl-C at step 13, resumed: bit-identical, dropout, moments, average and all."""
+    data = points()
+    whole = train(build(kind, data), data, steps=30, out=str(tmp_path / "whole"), **QUICK)
+    model = build(kind, data)
+    count = {"n": 0}
+    player = model.players()[-1]
+    original = player.loss
+
+    def interrupting(batch, rng):
+        if model.training:
+            count["n"] += 1
+            if count["n"] == 13:
+                os.kill(os.getpid(), signal.SIGINT)
+        return original(batch, rng)
+
+    players = model.players()
+    players[-1].loss = interrupting
+    model.players = lambda: players
+    first = train(model, data, steps=30, out=str(tmp_path / "parts"), **QUICK)
+    assert first.result["status"] == "interrupted" and first.result["steps"] == 13
+    second = train(build(kind, data), data, steps=30, out=str(tmp_path / "parts"), resume=True, **QUICK)
+    assert second.result["steps"] == 30
+    assert same(whole.model.state_dict(), second.model.state_dict())
+    a, b = (read_tensors(tmp_path / d / STATE)[0] for d in ("whole", "parts"))
+    assert same(a, b)
+    steps = [row["step"] for row in second.history]
+    assert steps == sorted(steps)
+
+
+def test_a_killed_run_ends_bit_identical(tmp_path):
+    """SIGKILL in the middle of another process; the resumed run ends as the uninterrupted one."""
+    script = (
+        f"import sys; sys.path.insert(0, {str(HERE)!r})\n"
+        "import torch, time; from small import *; from pushforward.training.runs import train\n"
+        "data = points(); torch.manual_seed(0); model = Denoiser(data.spec)\n"
+        "original = model.loss\n"
+        "def slow(batch, rng):\n    time.sleep(0.02); return original(batch, rng)\n"
+        "players = model.players(); players[0].loss = slow; model.players = lambda: players\n"
+        f"train(model, data, steps=400, out={str(tmp_path / 'killed')!r}, checkpoint_every=7, tensorboard=False,"
+        " precision='fp32', picture_every=0, batch_size=32, validate_every=0)\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", script], env={**os.environ, "OMP_NUM_THREADS": "1"})
+    state = tmp_path / "killed" / STATE
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        if state.exists() and read_tensors(state)[1]["step"] >= 14:
+            break
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    header = read_tensors(state)[1]
+    assert 14 <= header["step"] < 400 and header["step"] % 7 == 0
+    data = points()
+    options = {**QUICK, "steps": header["step"] + 30, "validate_every": 0}
+    # The schedule knows the length of the run, so the uninterrupted one is told the same length from the start.
+    partial = load(tmp_path / "killed", model=build(Denoiser, data))
+    assert partial.sample(2, seed=0).shape == (2, 2), "a killed run can be sampled from its last checkpoint"
+    resumed = train(build(Denoiser, data), data, out=str(tmp_path / "killed"), resume=True, **{**options, "steps": 400})
+    whole = train(build(Denoiser, data), data, out=str(tmp_path / "whole"), **{**options, "steps": 400})
+    assert same(resumed.model.state_dict(), whole.model.state_dict())
+
+
+def test_a_value_that_is_not_finite_is_named_and_rolled_back_once(tmp_path):
+    data = points()
+    model = build(Denoiser, data, poison_at={20})
+    run = train(model, data, steps=30, out=str(tmp_path / "a"), checkpoint_every=6, **{**QUICK, "validate_every": 0})
+    (note,) = run.result["notes"]
+    assert "step 19" in note and "'denoiser'" in note and "error" in note and "went back to step 18" in note
+    assert run.result["steps"] == 30 and torch.isfinite(run.sample(4, seed=0)).all()
+
+
+def test_the_second_time_it_stops_with_a_sentence_and_keeps_the_checkpoint(tmp_path):
+    data = points()
+    model = build(Denoiser, data, poison_at={20, 25})
+    with pytest.raises(UserError, match="for the second time"):
+        train(model, data, steps=40, out=str(tmp_path / "a"), checkpoint_every=6, **{**QUICK, "validate_every": 0})
+    tensors, header = read_tensors(tmp_path / "a" / STATE)
+    assert header["step"] == 18 and all(torch.isfinite(v).all() for v in tensors.values())
+    assert load(tmp_path / "a", model=build(Denoiser, data)).sample(2, seed=0).isfinite().all()
+
+
+def test_a_gradient_that_is_not_finite_is_named_by_tensor(tmp_path):
+    data = points()
+    model = build(Denoiser, data)
+
+    def loss(batch, rng):  # a finite value with an infinite slope
+        from pushforward.models.contract import Loss
+
+        value = model.net(batch.x).sum() * 0
+        return Loss(value.abs().sqrt())
+
+    players = model.players()
+    players[0].loss = loss
+    model.players = lambda: players
+    with pytest.raises(UserError, match=r"its gradient \(the loss itself is finite\), first in the gradient of 'net\.0"):
+        train(model, data, steps=4, out=str(tmp_path / "a"), **{**QUICK, "validate_every": 0})
+
+
+def test_accumulation_is_the_whole_batch(tmp_path):
+    """Micro-batches of a loss without noise give the whole batch's update, to float rounding."""
+    data = points()
+    states = []
+    for accumulate in (1, 4):
+        torch.manual_seed(0)
+        model = Denoiser(data.spec, dropout=0.0)
+        model.loss = lambda batch, rng, model=model: type(model).loss(model, batch, _Silent(rng))
+        run = train(model, data, steps=10, accumulate=accumulate, out=str(tmp_path / str(accumulate)), **QUICK)
+        states.append(run.model.state_dict())
+    for key in states[0]:
+        torch.testing.assert_close(states[0][key], states[1][key], rtol=1e-4, atol=1e-5)
+
+
+class _Silent:
+    def __init__(self, rng):
+        self.rng = rng
+
+    def randn(self, *shape):
+        return torch.ones(shape)
+
+
+def test_average_half_life_in_examples():
+    """After a half-life of constant new weights, half of the old is left, at any batch size."""
+    for batch in (10, 50):
+        model = torch.nn.Linear(1, 1, bias=False)
+        torch.nn.init.zeros_(model.weight)
+        average = Average(model, half_life=1000)
+        torch.nn.init.ones_(model.weight)
+        for step in range(1000 // batch):
+            average.update((step + 1) * batch, batch)
+        torch.testing.assert_close(average.values[0], torch.tensor([[0.5]]), rtol=1e-5, atol=1e-6)
+        with average.used():
+            torch.testing.assert_close(model.weight.data, torch.tensor([[0.5]]), rtol=1e-5, atol=1e-6)
+        assert model.weight.item() == 1.0
+
+
+def test_patience_keeps_the_best_weights(tmp_path):
+    """A learning rate that diverges: the run stops early and keeps the weights of its best validation."""
+    data = points()
+    run = train(
+        build(Denoiser, data),
+        data,
+        steps=400,
+        validate_every=5,
+        patience=3,
+        learning_rate=0.5,
+        out=str(tmp_path / "a"),
+        **QUICK,
+    )
+    figures = {r["step"]: r["validation/loss"] for r in run.history if "validation/loss" in r}
+    best = min(figures, key=figures.get)
+    assert run.result["status"] == "stopped early" and run.result["best_validation"][1] == best
+    assert run.result["steps"] == best + 15
+
+
+def test_history_and_record(tmp_path):
+    data = points()
+    run = train(build(Denoiser, data), data, steps=120, out=str(tmp_path / "a"), **{**QUICK, "tensorboard": True})
+    rows = [json.loads(line) for line in (tmp_path / "a" / "history.jsonl").read_text().splitlines()]
+    assert (
+        rows == run.history
+        and {"step", "seconds", "epoch", "denoiser/loss", "denoiser/error"} <= rows[-2].keys() | rows[-1].keys()
+    )
+    assert list((tmp_path / "a" / "tensorboard").glob("events*"))
+    assert run.record["result"]["status"] == "finished" and run.record["environment"]["torch"] == torch.__version__
+
+
+def test_budget_ends_the_run(tmp_path):
+    data = points()
+    run = train(build(Denoiser, data), data, budget="1s", out=str(tmp_path / "a"), **QUICK)
+    assert run.result["status"] == "finished" and 0.9 < run.result["seconds"] < 3
+    assert run.history[-1].get("learning_rate", 0) < 1e-2 * 0.2, "the learning rate has gone down to the end"
+
+
+@pytest.mark.parametrize("kind", ["Denoiser", "Game"])
+def test_two_processes_are_one_with_twice_the_batch(tmp_path, kind):
+    script = tmp_path / "job.py"
+    script.write_text(
+        f"import sys; sys.path.insert(0, {str(HERE)!r})\n"
+        "import torch, small; from pushforward.training.runs import train\n"
+        "data = small.points(); torch.manual_seed(0)\n"
+        f"model = small.{kind}(data.spec" + (", dropout=0.0" if kind == "Denoiser" else "") + ")\n"
+        "train(model, data, steps=12, out=sys.argv[1], batch_size=int(sys.argv[2]), precision='fp32', tensorboard=False,"
+        " picture_every=0, validate_every=0)\n"
+    )
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PUSHFORWARD_TYPECHECK": "0"}
+    two = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", script, tmp_path / "two", "16"],
+        env=environment, capture_output=True, text=True,
+    )  # fmt: skip
+    assert two.returncode == 0, two.stderr[-2000:]
+    one = subprocess.run([sys.executable, script, tmp_path / "one", "32"], env=environment, capture_output=True, text=True)
+    assert one.returncode == 0, one.stderr[-2000:]
+    a, b = (read_tensors(tmp_path / d / STATE)[0] for d in ("one", "two"))
+    assert a.keys() == b.keys()
+    for key in a:  # the mean of two halves is the mean of the whole up to float32 rounding, amplified by 12 Adam updates
+        torch.testing.assert_close(a[key], b[key], rtol=2e-3, atol=2e-5)
