@@ -1,0 +1,1 @@
+"""Measuring: pure functions on samples and features, then one `evaluate`."""

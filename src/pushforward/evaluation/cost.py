@@ -1,0 +1,35 @@
+"""What the model costs: numbers that are read off the run, and the speed of sampling as it was measured here."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from pushforward.evaluation.records import Measure
+
+
+def cost_measures(model: nn.Module, result: dict[str, Any], samples: int, seconds: float) -> list[Measure]:
+    """Parameters and size of the model, samples a second, and (where the run knows them) training seconds, updates and
+    examples. `result` is the run's; `samples` were drawn in `seconds`."""
+    parameters = sum(p.numel() for p in model.parameters())
+    tensors = [*model.parameters(), *model.buffers()]
+    size = sum(t.numel() * t.element_size() for t in tensors) / 1e6
+    where = str(next(iter(tensors)).device) if tensors else "cpu"
+
+    def cost(name: str, value: float, unit: str, better: Any = "lower", protocol: str = "") -> Measure:
+        return Measure(name, float(value), unit=unit, better=better, protocol=protocol, group="cost")
+
+    measures = [
+        cost("parameters", float(parameters), "numbers"),
+        cost("model size", size, "MB", protocol="parameters and buffers as they are in memory"),
+        cost("sampling speed", samples / max(seconds, 1e-9), "samples/s", "higher", f"{samples} samples at once on {where}"),
+    ]
+    for key, name, unit in (
+        ("seconds", "training time", "s"),
+        ("steps", "updates", "updates"),
+        ("examples", "examples seen", "data"),
+    ):
+        if isinstance(result.get(key), (int, float)):
+            measures.append(cost(name, float(result[key]), unit, protocol="as the run recorded it"))
+    return measures

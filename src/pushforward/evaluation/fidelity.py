@@ -1,0 +1,192 @@
+"""Are the samples like the data, and are all the data there? Distances between two sets of features.
+
+Frechet distance: that of two Gaussians with the sets' moments, |m - m'|^2 + tr(S + S' - 2 (S S')^(1/2)) (Heusel et al. 2017,
+arXiv:1706.08500). tr (S S')^(1/2) is the sum of the singular values of R R'^T for any R^T R = S, so with the triangular R
+of a QR decomposition no covariance is formed and no matrix root is taken.
+
+Kernel distance (KID): the unbiased squared maximum mean discrepancy under k(x, y) = (x . y / d + 1)^3 (Binkowski et al.
+2018, arXiv:1801.01401), over all pairs at once instead of an average over subsets.
+
+Precision and recall (Kynkaanniemi et al. 2019, arXiv:1904.06991): the share of samples inside some real datum's ball, whose
+radius is the distance to its k-th neighbour; and the share of real data inside some sample's ball. Density and coverage
+(Naeem et al. 2020, arXiv:2002.09797): how many real balls hold a sample, over k; and the share of real balls that hold one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from jaxtyping import Float
+
+from pushforward.errors import UserError
+from pushforward.evaluation.intervals import RESAMPLES, around, half_interval, halves
+from pushforward.evaluation.records import Measure, paired
+
+NEIGHBOURS = 5
+
+
+def frechet_from_moments(
+    mean_x: Float[np.ndarray, "d"],
+    covariance_x: Float[np.ndarray, "d d"],
+    mean_y: Float[np.ndarray, "d"],
+    covariance_y: Float[np.ndarray, "d d"],
+) -> float:
+    """The Frechet distance (squared 2-Wasserstein) of two Gaussians.
+
+    >>> frechet_from_moments(np.zeros(2), np.eye(2), np.ones(2), 4 * np.eye(2))
+    4.0
+    """
+
+    def root(covariance: np.ndarray) -> np.ndarray:
+        values, vectors = np.linalg.eigh(covariance)
+        return np.sqrt(values.clip(0))[:, None] * vectors.T
+
+    shared = np.linalg.svd(root(covariance_x) @ root(covariance_y).T, compute_uv=False).sum()
+    shift = ((mean_x - mean_y) ** 2).sum()
+    return max(0.0, float(shift + np.trace(covariance_x) + np.trace(covariance_y) - 2 * shared))
+
+
+def frechet_distance(x: Float[np.ndarray, "n d"], y: Float[np.ndarray, "m d"]) -> float:
+    """The Frechet distance of two sets of features: 0 for the same Gaussian, lower is better.
+
+    Its expectation on finite sets is too large by about c / n: compare it at one n only, and with the floor.
+    """
+    if min(len(x), len(y)) < 2:
+        raise UserError("a Frechet distance needs at least two data on each side.")
+
+    def factor(z: np.ndarray) -> np.ndarray:
+        return np.asarray(np.linalg.qr((z - z.mean(0)) / np.sqrt(len(z) - 1), mode="r"))
+
+    root_x, root_y = factor(x), factor(y)
+    shared = np.linalg.svd(root_x @ root_y.T, compute_uv=False).sum()
+    shift = ((x.mean(0) - y.mean(0)) ** 2).sum()
+    return max(0.0, float(shift + (root_x**2).sum() + (root_y**2).sum() - 2 * shared))
+
+
+def kernel_distance(x: Float[np.ndarray, "n d"], y: Float[np.ndarray, "m d"]) -> float:
+    """KID: the unbiased squared MMD under the cubic kernel. 0 in expectation where the distributions agree; may be negative."""
+    return float(_kid(_kernels(x, y), np.ones((1, len(x))), np.ones((1, len(y))))[0])
+
+
+def kernel_interval(x: Float[np.ndarray, "n d"], y: Float[np.ndarray, "m d"], seed: int) -> tuple[float, float, float]:
+    """KID and its 95 % interval; the kernels are computed once for all halves."""
+    kernels = _kernels(x, y)
+    value = float(_kid(kernels, np.ones((1, len(x))), np.ones((1, len(y))))[0])
+    rows, columns = np.zeros((RESAMPLES, len(x))), np.zeros((RESAMPLES, len(y)))
+    for i, (half_x, half_y) in enumerate(halves((len(x), len(y)), seed)):
+        rows[i, half_x], columns[i, half_y] = 1, 1
+    return (value, *around(value, _kid(kernels, rows, columns)))
+
+
+def _kernels(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    if min(len(x), len(y)) < 2:
+        raise UserError("a kernel distance needs at least two data on each side.")
+    xx, xy, yy = ((a @ b.T / a.shape[1] + 1) ** 3 for a, b in ((x, x), (x, y), (y, y)))
+    np.fill_diagonal(xx, 0)
+    np.fill_diagonal(yy, 0)
+    return xx, xy, yy
+
+
+def _kid(kernels: tuple[np.ndarray, np.ndarray, np.ndarray], rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    """The unbiased MMD^2 of subsets, given as rows of zeros and ones."""
+    xx, xy, yy = kernels
+    n, m = rows.sum(1), columns.sum(1)
+    within = ((rows @ xx) * rows).sum(1) / (n * (n - 1)) + ((columns @ yy) * columns).sum(1) / (m * (m - 1))
+    return within - 2 * ((rows @ xy) * columns).sum(1) / (n * m)
+
+
+def squared_distances(x: Float[np.ndarray, "n d"], y: Float[np.ndarray, "m d"]) -> Float[np.ndarray, "n m"]:
+    """|x_i - y_j|^2 in float64."""
+    # Centred first: the expansion |x|^2 + |y|^2 - 2 x.y loses digits far from the origin.
+    centre = y.mean(0)
+    x, y = x - centre, y - centre
+    return ((x**2).sum(1)[:, None] + (y**2).sum(1)[None] - 2 * x @ y.T).clip(0)
+
+
+def neighbourhoods(real: Float[np.ndarray, "n d"], samples: Float[np.ndarray, "m d"], k: int = NEIGHBOURS) -> dict[str, float]:
+    """precision, recall, density and coverage of `samples` against `real`, with balls that reach the k-th neighbour.
+
+    Raises UserError where a set has no k-th neighbour.
+    """
+    return dict(zip(NEIGHBOURHOODS, _neighbourhoods(*_pairs(real, samples, k), k).tolist(), strict=True))
+
+
+NEIGHBOURHOODS = ("precision", "recall", "density", "coverage")
+
+
+def _pairs(real: np.ndarray, samples: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    if min(len(real), len(samples)) <= k:
+        raise UserError(f"balls around {k} neighbours need more than {k} data; there are {min(len(real), len(samples))}.")
+    within_real, within_samples = squared_distances(real, real), squared_distances(samples, samples)
+    np.fill_diagonal(within_real, 0)
+    np.fill_diagonal(within_samples, 0)
+    return within_real, within_samples, squared_distances(real, samples)
+
+
+def _neighbourhoods(within_real: np.ndarray, within_samples: np.ndarray, between: np.ndarray, k: int) -> np.ndarray:
+    # The nearest neighbour of all is the datum itself, so the k-th other one is at position k.
+    real_radius = np.partition(within_real, k, axis=1)[:, k]
+    sample_radius = np.partition(within_samples, k, axis=1)[:, k]
+    in_real_ball = between < real_radius[:, None]
+    precision = in_real_ball.any(0).mean()
+    recall = (between < sample_radius[None]).any(1).mean()
+    density = in_real_ball.sum(0).mean() / k
+    coverage = (between.min(1) < real_radius).mean()
+    return np.array([precision, recall, density, coverage])
+
+
+def neighbourhood_intervals(
+    real: Float[np.ndarray, "n d"], samples: Float[np.ndarray, "m d"], seed: int, k: int = NEIGHBOURS
+) -> dict[str, tuple[float, float, float]]:
+    """precision, recall, density and coverage, each with its 95 % interval; distances are computed once."""
+    within_real, within_samples, between = _pairs(real, samples, k)
+    value = _neighbourhoods(within_real, within_samples, between, k)
+    if min(len(real), len(samples)) // 2 <= k:
+        raise UserError(f"precision and recall over {k} neighbours need at least {2 * k + 2} data on each side.")
+    replicates = np.stack(
+        [
+            _neighbourhoods(within_real[np.ix_(i, i)], within_samples[np.ix_(j, j)], between[np.ix_(i, j)], k)
+            for i, j in halves((len(real), len(samples)), seed)
+        ]
+    )
+    highest = {"density": np.inf}
+    return {
+        name: (float(value[c]), *around(float(value[c]), replicates[:, c], 0.0, highest.get(name, 1.0)))
+        for c, name in enumerate(NEIGHBOURHOODS)
+    }
+
+
+def fidelity_measures(
+    samples: np.ndarray, train: np.ndarray, real: np.ndarray, seed: int, space: str
+) -> list[Callable[[], list[Measure]]]:
+    """The measures of this file, each to be called, of `samples` against `real` with the floor of `train` against `real`."""
+
+    def frechet() -> list[Measure]:
+        # One resample costs O(d^3): fewer of them for the 2,048 features of Inception.
+        times = RESAMPLES if real.shape[1] <= 512 else 8
+
+        def interval(x: np.ndarray) -> tuple[float, float, float]:
+            value = frechet_distance(x, real)
+            sizes = (len(x), len(real))
+            return value, *half_interval(lambda i, j: frechet_distance(x[i], real[j]), sizes, value, seed, times, low=0.0)
+
+        how = f"Gaussian moments of {space}; too large by about c/n, so compare at one n"
+        name = "FID" if space.startswith("inception") else "Frechet distance"
+        return [paired(name, interval(samples), interval(train), "lower", "squared features", len(samples), how, "fidelity")]
+
+    def kid() -> list[Measure]:
+        how = f"unbiased MMD^2, kernel (x.y/d + 1)^3, {space}; may be negative"
+        ours, floor = kernel_interval(samples, real, seed), kernel_interval(train, real, seed)
+        return [paired("KID", ours, floor, "lower", "MMD^2", len(samples), how, "fidelity")]
+
+    def balls() -> list[Measure]:
+        ours, floor = neighbourhood_intervals(real, samples, seed), neighbourhood_intervals(real, train, seed)
+        how = f"balls to the {NEIGHBOURS}th neighbour, {space}"
+        unit = {"density": "balls / k"}
+        return [
+            paired(name, ours[name], floor[name], "higher", unit.get(name, "share"), len(samples), how, "fidelity")
+            for name in NEIGHBOURHOODS
+        ]
+
+    return [frechet, kid, balls]
