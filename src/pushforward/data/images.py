@@ -1,0 +1,347 @@
+"""Images of any size and colour mode to one shape, decoded once into memory or, where they are too many, when asked for."""
+
+from __future__ import annotations
+
+import io
+import os
+import warnings
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from pushforward.data import assembly
+from pushforward.data.assembly import PARTS, RawCondition
+from pushforward.data.batches import ArraySplit, Data
+from pushforward.data.options import Options
+from pushforward.data.spec import Condition, DataSpec
+from pushforward.errors import UserError
+
+MEMORY = 2 * 2**30  # bytes of decoded images held in memory; larger sets are decoded as they are asked for
+LARGEST = 128  # the longest side chosen for images of different sizes
+PROBED = 100_000  # images whose header is read before anything is chosen
+CHANNELS = {"L": 1, "LA": 2, "RGB": 3, "RGBA": 4, "I;16": 1}
+_MODES = {"1": "L", "La": "LA", "RGBa": "RGBA", "PA": "RGBA", "I": "I;16", "I;16B": "I;16", "I;16L": "I;16", "I;16N": "I;16"}
+_CHUNK = 64
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What every image becomes. crop: cover the size and cut out the centre; else stretch."""
+
+    mode: str
+    height: int
+    width: int
+    crop: bool = True
+
+    @property
+    def levels(self) -> int:
+        return 65536 if self.mode == "I;16" else 256
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        return CHANNELS[self.mode], self.height, self.width
+
+    @property
+    def nbytes(self) -> int:
+        return CHANNELS[self.mode] * self.height * self.width * (4 if self.mode == "I;16" else 1)
+
+
+@dataclass
+class Records:
+    """Encoded images: how many, the i-th ones as bytes or paths (None where there is none), and what to call them."""
+
+    n: int
+    raw: Callable[[Sequence[int]], list[bytes | str | None]]
+    name: Callable[[int], str]
+
+
+def folder_records(paths: Sequence[Path], root: Path) -> Records:
+    return Records(len(paths), lambda rows: [str(paths[i]) for i in rows], lambda i: os.path.relpath(paths[i], root))
+
+
+def colour_mode(image: Image.Image) -> str:
+    """The mode an image is kept in, from its header: palettes are looked through, other colour spaces become RGB."""
+    if image.mode == "P":
+        return "RGBA" if "transparency" in image.info else "RGB"
+    if image.mode == "F":
+        raise ValueError("images of floating-point numbers are not read; save them as 16-bit or give them as an .npz array")
+    return image.mode if image.mode in CHANNELS else _MODES.get(image.mode, "RGB")
+
+
+def _open(raw: bytes | str | None) -> Image.Image:
+    if raw is None:
+        raise ValueError("no image is there")
+    return Image.open(raw if isinstance(raw, str) else io.BytesIO(raw))
+
+
+def _header(raw: bytes | str | None) -> tuple[str, int, int] | Exception:
+    """(mode, height, width) without decoding, or what is wrong."""
+    try:
+        with _open(raw) as image:
+            width, height = image.size
+            turned = image.format in ("JPEG", "TIFF", "WEBP", "MPO") and image.getexif().get(0x0112, 1) >= 5
+            return (colour_mode(image), width, height) if turned else (colour_mode(image), height, width)
+    except PermissionError:
+        raise
+    except Exception as error:
+        return error
+
+
+def convert(image: Image.Image, mode: str) -> Image.Image:
+    """To a colour mode: transparency that is dropped is laid over white; 16 bits keep their upper 8."""
+    have = colour_mode(image)
+    if have == "I;16" and mode != "I;16":
+        image = Image.fromarray((np.asarray(image).astype(np.int64).clip(0, 65535) >> 8).astype(np.uint8))
+    elif have != "I;16" and mode == "I;16":
+        grey = np.asarray(convert(image, "L")).astype(np.uint16) * 257
+        return Image.fromarray(grey)
+    elif have in ("LA", "RGBA") and mode in ("L", "RGB"):
+        over = Image.new("RGBA", image.size, "white")
+        over.alpha_composite(image.convert("RGBA"))
+        image = over
+    return image if image.mode == mode or mode == "I;16" else image.convert(mode)
+
+
+def render(image: Image.Image, plan: Plan) -> np.ndarray:
+    """One image as the plan wants it: (C, H, W), uint8 (int32 for 16 bits)."""
+    image = convert(image, plan.mode)
+    if plan.mode == "I;16":
+        image = Image.fromarray(np.asarray(image).astype(np.float32))
+    if image.size != (plan.width, plan.height):
+        box = None
+        if plan.crop:
+            scale = min(image.width / plan.width, image.height / plan.height)
+            dx, dy = (image.width - scale * plan.width) / 2, (image.height - scale * plan.height) / 2
+            box = (dx, dy, image.width - dx, image.height - dy)
+        image = image.resize((plan.width, plan.height), Image.Resampling.LANCZOS, box=box)
+    array = np.asarray(image)
+    if plan.mode == "I;16":
+        array = np.rint(array).clip(0, 65535).astype(np.int32)
+    return array[None] if array.ndim == 2 else array.transpose(2, 0, 1)
+
+
+def _decode(raw: bytes | str | None, plan: Plan) -> np.ndarray | Exception:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with _open(raw) as image:
+                if image.format in ("JPEG", "TIFF", "WEBP", "MPO") and image.getexif().get(0x0112, 1) != 1:
+                    from PIL import ImageOps
+
+                    return render(ImageOps.exif_transpose(image), plan)
+                return render(image, plan)
+    except PermissionError:
+        raise
+    except Exception as error:
+        return error
+
+
+def _parallel(function: Callable[..., Any], items: Sequence[Any]) -> list[Any]:
+    if len(items) < 2 * _CHUNK:
+        return [function(item) for item in items]
+    chunks = [items[at : at + _CHUNK] for at in range(0, len(items), _CHUNK)]
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        return [result for part in pool.map(lambda chunk: [function(item) for item in chunk], chunks) for result in part]
+
+
+def decode(records: Records, rows: Sequence[int], plan: Plan) -> tuple[Tensor, dict[int, Exception]]:
+    """Codes (len(rows), C, H, W), zero where the image could not be read, and what was wrong by position."""
+    codes = np.zeros((len(rows), *plan.shape), np.int32 if plan.levels > 256 else np.uint8)
+    wrong: dict[int, Exception] = {}
+    for start in range(0, len(rows), 4096):
+        raws = records.raw(rows[start : start + 4096])
+        for at, result in enumerate(_parallel(lambda raw: _decode(raw, plan), raws), start):
+            if isinstance(result, Exception):
+                wrong[at] = result
+            else:
+                codes[at] = result
+    return torch.from_numpy(codes), wrong
+
+
+@dataclass
+class LazyImages:
+    """A split whose images are decoded when they are fetched; `rows` are its images among the records."""
+
+    records: Records
+    rows: Tensor
+    plan: Plan
+    condition: Tensor | LazyImages | None = field(default=None)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def select(self, rows: Tensor) -> LazyImages:
+        condition = self.condition
+        if condition is not None:
+            condition = condition.select(rows) if isinstance(condition, LazyImages) else condition[rows]
+        return LazyImages(self.records, self.rows[rows], self.plan, condition)
+
+    def fetch(self, indices: Tensor) -> tuple[Tensor, Tensor | None]:
+        indices = indices.cpu()
+        rows = self.rows[indices].tolist()
+        codes, wrong = decode(self.records, rows, self.plan)
+        for at, error in wrong.items():
+            raise UserError(f"the image {self.records.name(rows[at])} cannot be read ({error}); remove it from the data.")
+        if isinstance(self.condition, LazyImages):
+            return codes, self.condition.fetch(indices)[0]
+        return codes, None if self.condition is None else self.condition[indices]
+
+
+def choose_plan(headers: Sequence[tuple[str, int, int]], options: Options, notes: list[str]) -> Plan:
+    """The size and mode that all images get: what they have where they agree, else what suits most, said in the notes."""
+    modes = Counter(mode for mode, _, _ in headers)
+    mode = options.mode or _common_mode(modes)
+    if len(modes) > 1 and options.mode is None:
+        found = ", ".join(f"{count} {name}" for name, count in modes.most_common())
+        notes.append(f"the images have different colour modes ({found}); all become {mode} (mode=... to choose).")
+    sizes = Counter((height, width) for _, height, width in headers)
+    if options.height_width:
+        height, width = options.height_width
+        if len(sizes) > 1 or next(iter(sizes)) != (height, width):
+            notes.append(
+                f"the images are resized to {height} x {width}{' and centre-cropped' if options.crop else ' (stretched)'}."
+            )
+    else:
+        (height, width), count = sizes.most_common(1)[0]
+        if count < len(headers):
+            if 2 * count < len(headers):
+                aspect = float(np.median([w / h for _, h, w in headers]))
+                area = float(np.median([w * h for _, h, w in headers]))
+                height, width = (area / aspect) ** 0.5, (area * aspect) ** 0.5
+            shrink = min(1.0, LARGEST / max(height, width))
+            height, width = max(1, round(height * shrink)), max(1, round(width * shrink))
+            how = "resized and centre-cropped" if options.crop else "stretched"
+            notes.append(
+                f"the images have {len(sizes)} different sizes; all are {how} to height {height} x width {width} "
+                "(size=... to choose)."
+            )
+        elif max(height, width) > 512:
+            notes.append(f"the images are {height} x {width}, which trains slowly; size=64 or 128 makes them smaller.")
+    return Plan(mode, height, width, options.crop)
+
+
+def _common_mode(modes: Counter) -> str:
+    """One mode for a mixture: colour if any has it, transparency if at least half have it, 16 bits only if all have them."""
+    if len(modes) == 1:
+        return next(iter(modes))
+    colour = any(mode.startswith("RGB") for mode in modes)
+    alpha = sum(count for mode, count in modes.items() if mode.endswith("A")) * 2 >= sum(modes.values())
+    return ("RGB" if colour else "L") + ("A" if alpha else "")
+
+
+def _probe(records: Records, rows: Tensor) -> list[tuple[str, int, int] | Exception]:
+    headers: list[tuple[str, int, int] | Exception] = []
+    for start in range(0, len(rows), 4096):
+        headers += _parallel(_header, records.raw(rows[start : start + 4096].tolist()))
+    return headers
+
+
+def _spread(rows: Tensor) -> Tensor:
+    """All rows, or 2000 evenly spread ones of very many."""
+    return rows if len(rows) <= PROBED else rows[torch.linspace(0, len(rows) - 1, 2000).long()]
+
+
+def load_records(
+    parts: dict[str, Records],
+    raw_condition: RawCondition | None,
+    options: Options,
+    name: str,
+    notes: list[str],
+    paired: dict[str, Records] | None = None,
+) -> Data:
+    """`Data` from encoded images of each part, their raw condition (aligned with the records) or paired images."""
+    kept = {part: assembly.chosen_rows(records.n, options, PARTS.index(part)) for part, records in parts.items()}
+    wrong: list[str] = []
+
+    def report(records: Records, failures: Sequence[tuple[int, Any]]) -> None:
+        for row, error in failures:
+            sentence = f"{records.name(row)}: {error or type(error).__name__}"
+            if options.strict:
+                raise UserError(f"the image {sentence} - cannot be read; mend or remove it, or leave out strict to skip it.")
+            wrong.append(sentence)
+
+    def survey(of: dict[str, Records]) -> list[tuple[str, int, int]]:
+        good: list[tuple[str, int, int]] = []
+        for part, records in of.items():
+            probed = _spread(kept[part])
+            headers = _probe(records, probed)
+            failed = [(int(row), h) for row, h in zip(probed, headers, strict=True) if isinstance(h, Exception)]
+            report(records, failed)
+            good += [header for header in headers if not isinstance(header, Exception)]
+            if failed:
+                kept[part] = kept[part][~torch.isin(kept[part], torch.tensor([row for row, _ in failed]))]
+        if not good:
+            raise UserError(
+                f"none of the {sum(r.n for r in of.values())} images of '{name}' can be read ({'; '.join(wrong[:3])})."
+            )
+        return good
+
+    plan = choose_plan(survey(parts), options, notes)
+    partner = None
+    if paired is not None:
+        headers = survey(paired)
+        partner = Plan(
+            options.mode or _common_mode(Counter(mode for mode, _, _ in headers)), plan.height, plan.width, plan.crop
+        )
+    total = sum(len(rows) for rows in kept.values()) * (plan.nbytes + (partner.nbytes if partner else 0))
+    lazy = total > MEMORY
+    splits: dict[str, Any] = {}
+    for part, records in parts.items():
+        if lazy:
+            other = LazyImages(paired[part], kept[part], partner) if paired and partner else None
+            splits[part] = LazyImages(records, kept[part], plan, other)
+            continue
+        rows = kept[part].tolist()
+        codes, failed = decode(records, rows, plan)
+        report(records, [(rows[at], error) for at, error in failed.items()])
+        others, bad = None, set(failed)
+        if paired is not None and partner is not None:
+            others, failed = decode(paired[part], rows, partner)
+            report(paired[part], [(rows[at], error) for at, error in failed.items()])
+            bad |= set(failed)
+        if bad:
+            good = torch.tensor([at for at in range(len(rows)) if at not in bad], dtype=torch.int64)
+            codes, kept[part] = codes[good], kept[part][good]
+            others = None if others is None else others[good]
+        splits[part] = ArraySplit(codes, others)
+    if lazy:
+        notes.append(f"{total / 2**30:.3g} GiB of images are decoded as they are needed, not held in memory.")
+    if wrong:
+        more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
+        notes.append(f"{len(wrong)} image(s) could not be read and are skipped: {'; '.join(wrong[:5])}{more}.")
+    condition, vocabulary = None, None
+    if partner is not None:
+        condition = Condition("image", partner.shape[0])
+    elif raw_condition is not None:
+        values = {part: _pick(raw_condition.values[part], kept[part]) for part in parts}
+        raw_condition.values = values
+        encoded = assembly.encode(raw_condition, options, notes)
+        if encoded is not None:
+            tensors, condition, vocabulary = encoded
+            for part in parts:
+                splits[part].condition = tensors[part]
+    splits = assembly.divide({part: split for part, split in splits.items() if len(split) or part == "train"}, options, notes)
+    spec = DataSpec("image", plan.shape, levels=plan.levels, mode=plan.mode, vocabulary=vocabulary, name=name)
+    return assembly.assemble(spec, splits, notes, condition)
+
+
+def _pick(values: Any, rows: Tensor) -> Any:
+    return [values[i] for i in rows.tolist()] if isinstance(values, list) else np.asarray(values)[rows.numpy()]
+
+
+def rearrange(codes: np.ndarray, mode: str, plan: Plan, levels: int) -> Tensor:
+    """Codes (N, C, H, W) of a mode as the plan wants them."""
+    out = np.empty((len(codes), *plan.shape), np.int32 if plan.levels > 256 else np.uint8)
+    for i, code in enumerate(codes):
+        array = code[0] if len(code) == 1 else np.ascontiguousarray(code.transpose(1, 2, 0))
+        array = array.astype(np.uint16 if mode == "I;16" else np.uint8)
+        out[i] = render(Image.fromarray(array), plan)
+    return torch.from_numpy(out.clip(0, levels - 1) if levels < 256 else out)
