@@ -14,25 +14,26 @@ def leading(cells: Sequence[Mapping[str, Any] | None]) -> set[int]:
     ([1, 2], [])
     """
     ranked = {i: m for i, m in enumerate(cells) if m is not None and m.get("value") is not None}
-    costs = {i: _cost(m) for i, m in ranked.items()}
-    if len(ranked) < 2 or any(cost is None for cost in costs.values()):
+    costs = {i: cost for i, m in ranked.items() if (cost := _cost(m)) is not None}
+    if len(costs) < 2 or len(costs) < len(ranked):
         return set()
-    best = ranked[min(costs, key=lambda i: costs[i] or 0.0)]
-    low, high = _reach(best)
-    return {i for i, m in ranked.items() if _reach(m)[0] <= high and low <= _reach(m)[1]}
+    _, low, high = min(costs.values())
+    return {i for i, cost in costs.items() if cost[1] <= high and low <= cost[2]}
 
 
-def _cost(m: Mapping[str, Any]) -> float | None:
-    """A figure as something to make small, or None where no way is better."""
-    better, value = str(m.get("better") or ""), float(m["value"])
-    if better in ("lower", "higher"):
-        return value if better == "lower" else -value
+def _cost(m: Mapping[str, Any]) -> tuple[float, float, float] | None:
+    """A figure and its interval as something to make small, or None where no way is better."""
+    value = float(m["value"])
+    low, high = (value if m.get(end) is None else float(m[end]) for end in ("low", "high"))
+    better = str(m.get("better") or "")
+    if better == "lower":
+        return value, low, high
+    if better == "higher":
+        return -value, -high, -low
     target = m.get("floor") if better == "near the floor" else better.removeprefix("near ")
     try:
-        return abs(value - float(target))  # type: ignore[arg-type]
+        aim = float(target)  # type: ignore[arg-type]
     except (TypeError, ValueError):
         return None
-
-
-def _reach(m: Mapping[str, Any]) -> tuple[float, float]:
-    return float(m["value"] if m.get("low") is None else m["low"]), float(m["value"] if m.get("high") is None else m["high"])
+    ends = sorted((abs(low - aim), abs(high - aim)))
+    return abs(value - aim), 0.0 if low <= aim <= high else ends[0], ends[1]

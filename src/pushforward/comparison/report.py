@@ -338,7 +338,7 @@ def _commands(directory: Path, spec: Mapping[str, Any]) -> list[tuple[str, str]]
     condition = _mapping(spec.get("condition"))
     if condition.get("kind") == "class" and condition.get("size"):
         name = str((condition.get("names") or ["0"])[0])
-        commands.append(("of one class", f"pushforward sample {run} -n 64 --condition {shlex.quote(name)} --out one.{ending}"))
-    commands.append(("measure again", f"pushforward evaluate {run}"))
-    commands.append(("in Python", f"import pushforward as pf; x = pf.load({str(directory)!r}).sample(64, seed=7)"))
+        commands.append(("Of one class", f"pushforward sample {run} -n 64 --condition {shlex.quote(name)} --out one.{ending}"))
+    commands.append(("Measure again", f"pushforward evaluate {run}"))
+    commands.append(("In Python", f"import pushforward as pf; x = pf.load({str(directory)!r}).sample(64, seed=7)"))
     return commands

@@ -9,7 +9,7 @@ CAPTIONS = {
     "reconstructions": "Data and what the model makes of their codes.",
     "neighbours": "Samples and the training data nearest to them: were they copied?",
     "interpolation": "From one datum to another through the latent space.",
-    "training": "Training: raw values faint, their moving mean bold, the last mean at the right.",
+    "training": "Raw values faint, their moving mean bold, the last mean at the right.",
 }
 
 # What a measure says, by the beginning of its name.
@@ -51,9 +51,9 @@ MEANINGS = {
 }
 
 KINDS = {
-    "exact": "exact: the model's own likelihood",
-    "bound": "bound: the model's likelihood is at least this good; never ranked against exact figures",
-    "estimate": "estimate: with a numerical error of its own; never ranked against exact figures",
+    "exact": "Exact: the model's own likelihood",
+    "bound": "Bound: the model's likelihood is at least this good; never ranked against exact figures",
+    "estimate": "Estimate: with a numerical error of its own; never ranked against exact figures",
 }
 
 ARROWS = {"lower": "↓", "higher": "↑"}
