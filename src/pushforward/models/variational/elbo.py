@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -26,6 +26,7 @@ from pushforward.models.contract import Loss
 from pushforward.randomness import Rng
 
 
+@runtime_checkable
 class LatentVariableModel(Protocol):
     """What the bounds ask of a model. `embedding`: of the condition, (B, E) or None."""
 
