@@ -1,0 +1,1 @@
+"""Densities in closed form: one Gaussian, and mixtures of them by expectation-maximisation."""

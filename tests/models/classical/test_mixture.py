@@ -1,0 +1,341 @@
+"""The mixture of Gaussians against scikit-learn's, and the theorems of expectation-maximisation."""
+
+import math
+import warnings
+
+import jaxtyping
+import numpy as np
+import pytest
+import torch
+from scipy.stats import multivariate_normal
+from sklearn.datasets import load_digits
+from sklearn.mixture import GaussianMixture as Reference
+from sklearn.svm import SVC
+
+from pushforward.data.batches import ArraySplit, Batch, Batches
+from pushforward.data.spec import Condition, DataSpec
+from pushforward.errors import UserError
+from pushforward.models.classical import em, mixture
+from pushforward.models.classical.gaussian import Gaussian
+from pushforward.models.classical.mixture import GaussianMixture
+from pushforward.models.contract import capabilities
+from pushforward.randomness import SampleRng, UpdateRng
+
+KINDS = ("full", "diagonal", "tied", "spherical")
+NAMES = {"full": "full", "diagonal": "diag", "tied": "tied", "spherical": "spherical"}  # ours to scikit-learn's
+
+
+def points(d: int, **settings) -> DataSpec:
+    return DataSpec("point", (d,), **settings)
+
+
+def rng(seed: int = 0) -> UpdateRng:
+    return UpdateRng(torch.Generator().manual_seed(seed))
+
+
+def clusters(n: int, d: int = 3, k: int = 3, apart: float = 4.0, seed: int = 0) -> torch.Tensor:
+    draw = np.random.default_rng(seed)
+    means, mixes = apart * draw.standard_normal((k, d)), draw.standard_normal((k, d, d)) / math.sqrt(d) + np.eye(d)
+    label = draw.integers(k, size=n)
+    return torch.from_numpy(means[label] + np.einsum("nij,nj->ni", mixes[label], draw.standard_normal((n, d))))
+
+
+def chunks(x: torch.Tensor, condition: torch.Tensor | None = None, size: int = 300) -> list[Batch]:
+    parts = range(0, len(x), size)
+    return [Batch(x[i : i + size], None if condition is None else condition[i : i + size]) for i in parts]
+
+
+def trained(model: GaussianMixture, batches: list[Batch], steps: int = 200, seed: int = 0) -> list[float]:
+    """Updates until it has converged; the log-likelihoods."""
+    (player,) = model.players()
+    history = []
+    for step in range(steps):
+        update = player.update(iter(batches), rng(seed + step))
+        history.append(update.terms["log_likelihood"])
+        if update.finished:
+            break
+    return history
+
+
+def digits() -> tuple[torch.Tensor, torch.Tensor, DataSpec]:
+    codes, y = load_digits(return_X_y=True)
+    share = tuple((np.bincount(y) / len(y)).tolist())
+    spec = DataSpec("image", (1, 8, 8), Condition("class", 10, frequencies=share), levels=17)
+    return torch.from_numpy(codes).to(torch.uint8).view(-1, 1, 8, 8), torch.from_numpy(y), spec
+
+
+@pytest.mark.parametrize("covariance", KINDS)
+@pytest.mark.parametrize("eigenspace", [None, 2])
+def test_likelihood_never_falls(covariance, eigenspace):
+    x = clusters(600, k=5, apart=1.5)
+    model = GaussianMixture(points(3), components=6, covariance=covariance, eigenspace=eigenspace, tolerance=0.0)
+    history = np.array(trained(model, chunks(x), steps=60))
+    assert len(history) == 60
+    assert np.diff(history).min() > -1e-10  # rounding
+    assert history[-1] > history[0] + 0.01
+    assert float(model.log_prob(x).value.mean()) >= history[-1] - 1e-10
+
+
+@pytest.mark.parametrize("covariance", KINDS)
+def test_likelihood_never_falls_on_singular_data(covariance):
+    """More components than the data carry, in flat directions: the floor is part of the maximum."""
+    x = clusters(80, d=2, k=2)
+    x = torch.cat([x, x[:, :1], torch.ones(80, 1)], 1)
+    model = GaussianMixture(points(4), components=12, covariance=covariance, tolerance=0.0)
+    history = np.array(trained(model, chunks(x), steps=60))
+    assert np.isfinite(history).all()
+    assert np.diff(history).min() > -1e-6  # log-densities of about +20 at variances of 1e-6
+
+
+@pytest.mark.parametrize("covariance", KINDS)
+def test_scikit_learn_at_the_same_start(covariance):
+    x, K, steps, floor = clusters(1500, d=4, k=4, apart=2.0), 5, 25, 1e-10
+    model = GaussianMixture(points(4), components=K, covariance=covariance, regularisation=floor, tolerance=0.0)
+    model._begin(rows := mixture.Rows(), chunks(x), rng())
+    first = model.mixture()
+    centre = model.centre
+    if covariance in ("full", "tied"):
+        precisions = torch.linalg.inv(first.factor @ first.factor.mT)
+    else:
+        precisions = first.factor.square().reciprocal().reshape((K, 4) if covariance == "diagonal" else (K,))
+    begun = {"weights_init": first.weights.numpy().copy(), "means_init": (first.means + centre).numpy()}
+    begun["precisions_init"] = precisions.numpy()
+    reference = Reference(K, covariance_type=NAMES[covariance], tol=0.0, reg_covar=floor, max_iter=steps, **begun)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it has not converged
+        reference.fit(x.numpy())
+    for _ in range(steps):
+        model._step((c, y, rows.outside[c]) for c, y in rows.coordinates.items())
+    assert float(model.likelihoods[0]) == pytest.approx(reference.lower_bound_, rel=1e-6)
+    np.testing.assert_allclose(model.log_prob(x).value, reference.score_samples(x.numpy()), rtol=1e-6, atol=1e-7)
+    np.testing.assert_allclose(model.means[0] + centre, reference.means_, rtol=1e-6, atol=1e-6)
+    spread = {"full": 10 * K, "tied": 10, "diagonal": 4 * K, "spherical": K}[covariance]
+    assert model.free_parameters == reference._n_parameters() == K * 4 + spread + K - 1
+    assert model.bic(x) == pytest.approx(reference.bic(x.numpy()), rel=1e-6)
+    assert model.aic(x) == pytest.approx(reference.aic(x.numpy()), rel=1e-6)
+
+
+def test_bic_finds_the_number_of_components():
+    x = clusters(900, d=2, k=3, apart=6.0, seed=2)
+    scores = {}
+    for K in range(1, 6):
+        trained(model := GaussianMixture(points(2), components=K, restarts=3), chunks(x))
+        scores[K] = model.bic(x)
+    assert min(scores, key=lambda K: scores[K]) == 3
+
+
+@pytest.mark.parametrize("covariance", KINDS)
+@pytest.mark.parametrize("eigenspace", [None, 1, 2])
+def test_density_integrates_to_one(covariance, eigenspace):
+    x = clusters(400, d=2, k=3, apart=2.0)
+    trained(model := GaussianMixture(points(2), components=3, covariance=covariance, eigenspace=eigenspace), chunks(x))
+    axis = torch.linspace(-16, 16, 641, dtype=torch.float64)
+    grid = torch.cartesian_prod(axis, axis) + x.mean(0)
+    mass = float(model.log_prob(grid).value.exp().sum() * (axis[1] - axis[0]) ** 2)
+    assert mass == pytest.approx(1, abs=1e-5)
+
+
+def test_eigenspace_density_is_exact():
+    x = clusters(500, d=5, k=3)
+    trained(model := GaussianMixture(points(5), components=3, eigenspace=2), chunks(x))
+    v, s2 = model.basis, model.noise_variance
+    truth = 0.0
+    for w, m, L in zip(model.weights[0], model.means[0], model.factors[0], strict=True):
+        covariance = v.T @ (L @ L.T) @ v + s2 * (torch.eye(5).double() - v.T @ v)
+        truth = truth + float(w) * multivariate_normal(model.centre + m @ v, covariance).pdf(x)
+    np.testing.assert_allclose(model.log_prob(x).value, np.log(truth), rtol=1e-9)
+
+
+def test_whole_eigenspace_is_the_plain_mixture():
+    x = clusters(300, d=4)
+    trained(turned := GaussianMixture(points(4), components=1, eigenspace=4), chunks(x))
+    plain = Gaussian(points(4))
+    plain.players()[0].update(chunks(x), rng())
+    np.testing.assert_allclose(turned.log_prob(x).value, plain.log_prob(x).value, rtol=1e-9)
+    trained(turned := GaussianMixture(points(4), components=3, eigenspace=4), chunks(x))
+    trained(whole := GaussianMixture(points(4), components=3), chunks(x))
+    np.testing.assert_allclose(turned.log_prob(x).value, whole.log_prob(x).value, rtol=1e-7)  # EM turns with the axes
+
+
+@pytest.mark.parametrize("covariance", KINDS)
+@pytest.mark.parametrize("eigenspace", [None, 2])
+def test_samples_have_the_density(covariance, eigenspace):
+    """The mean and covariance of 100,000 samples are those of the mixture, to 5 standard errors (of a Gaussian's)."""
+    x = clusters(500, d=3, k=2, apart=1.0)
+    trained(model := GaussianMixture(points(3), components=2, covariance=covariance, eigenspace=eigenspace), chunks(x))
+    n, fitted = 100_000, model.mixture()
+    factor = fitted.factor if covariance in ("full", "tied") else torch.diag_embed(fitted.factor.expand(2, model.q))
+    second = (factor @ factor.mT).expand(2, model.q, model.q) + fitted.means[:, :, None] * fitted.means[:, None]
+    mean = fitted.weights @ fitted.means
+    truth = (fitted.weights[:, None, None] * second).sum(0) - torch.outer(mean, mean)
+    if eigenspace:
+        v = model.basis
+        mean, truth = mean @ v, v.T @ truth @ v + model.noise_variance * (torch.eye(3).double() - v.T @ v)
+    drawn = model.sample(n, generator=torch.Generator().manual_seed(3)).double()
+    scale = (truth.square() + torch.outer(truth.diagonal(), truth.diagonal())).sqrt()
+    assert float(((drawn.T.cov(correction=0) - truth).abs() / scale).max()) < 5 / math.sqrt(n)
+    error = (drawn.mean(0) - model.centre - mean).abs() / truth.diagonal().sqrt()
+    assert float(error.max()) < 5 / math.sqrt(n)
+
+
+@pytest.mark.parametrize(("covariance", "eigenspace"), [("full", None), ("tied", 5), ("spherical", None)])
+def test_rows_do_not_depend_on_their_neighbours(covariance, eigenspace):
+    codes, y, spec = digits()
+    model = GaussianMixture(spec, covariance=covariance, eigenspace=eigenspace)
+    trained(model, chunks(codes.float() / 8 - 1, y), steps=2)
+    many = model.sample(12, generator=SampleRng(5))
+    for k in (0, 4, 11):
+        np.testing.assert_allclose(model.sample(1, generator=SampleRng(5, first=k))[0], many[k], atol=1e-6)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("eigenspace", [None, 2])
+def test_resumes_from_its_state(stream, eigenspace, monkeypatch):
+    """A fresh process goes on where the state was, to the bit, whether the data were kept in memory or not."""
+    x, y = clusters(500).float(), torch.arange(500) % 2
+    if stream:
+        monkeypatch.setattr(mixture, "MEMORY", x.nbytes // 3)
+    spec = points(3, condition=Condition("class", 2))
+    settings = {"components": 3, "eigenspace": eigenspace, "tolerance": 0.0}
+    model, batches = GaussianMixture(spec, **settings), chunks(x, y, 64)
+    (player,) = model.players()
+    for step in range(3):
+        player.update(batches, rng(step))
+    assert bool(model.streams) == stream
+    again = GaussianMixture(spec, **settings)
+    again.load_state_dict({name: value.clone() for name, value in model.state_dict().items()})
+    assert torch.equal(again.log_prob(x).value, model.log_prob(x).value)
+    (other,) = again.players()
+    for step in range(3, 6):
+        terms = player.update(batches, rng(step)).terms
+        assert other.update(iter(batches), rng(step + 100)).terms == terms
+    assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), again.state_dict().values(), strict=True))
+
+
+def test_streaming_is_the_same_pass():
+    """Kept in memory or read again, one pass is the same sums."""
+    x = clusters(500)
+    model = GaussianMixture(points(3), components=3, tolerance=0.0)
+    trained(model, chunks(x), steps=1)
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    (player,) = model.players()
+    kept = player.update(chunks(x), rng()).terms["log_likelihood"]
+    means = model.means.clone()
+    model.load_state_dict(state | {"streams": torch.tensor(True)})
+    (player,) = model.players()
+    assert player.update(chunks(x, size=7), rng()).terms["log_likelihood"] == pytest.approx(kept, rel=1e-12)
+    np.testing.assert_allclose(model.means, means, rtol=1e-10)
+
+
+def test_restarts_are_chosen_by_likelihood():
+    x = clusters(400, d=2, k=6, apart=3.0, seed=5)
+
+    def reached(restarts: int, seed: int) -> float:
+        begun = em.start(x, 6, "full", 1e-6, restarts, rng(seed))
+        sums = em.Sums(6, 2, "full", x.device)
+        sums.add(x, em.posterior(begun, "full"))
+        return float(sums.likelihood)
+
+    assert all(reached(8, seed) >= reached(1, seed) for seed in range(4))
+
+
+@pytest.mark.parametrize("covariance", KINDS)
+def test_empty_components_are_reseeded(covariance):
+    x = torch.cat([clusters(200, d=2, k=1), clusters(20, d=2, k=1, seed=1) + 60])
+    model = GaussianMixture(points(2), components=2, covariance=covariance, tolerance=0.0)
+    trained(model, chunks(x), steps=1)
+    model.weights.copy_(torch.tensor([[1.0, 0.0]]))
+    model.means.zero_()
+    if covariance != "tied":
+        model.factors[0, 0] = model.factors[0, 1] * 10
+    history = np.array(trained(model, chunks(x), steps=40))
+    assert float(model.weights.min()) == pytest.approx(20 / 220, abs=1e-3)  # it has found the 20 that were far away
+    assert np.diff(history).min() > -1e-10
+
+
+def test_fewer_rows_than_components():
+    x = clusters(5)
+    with pytest.raises(UserError, match="components=6"):
+        trained(GaussianMixture(points(3), components=6), chunks(x))
+    trained(model := GaussianMixture(points(3), components=5), chunks(x))
+    assert model.log_prob(x).value.isfinite().all()
+
+
+@pytest.mark.parametrize("covariance", KINDS)
+def test_rare_and_empty_classes(covariance):
+    spec = points(3, condition=Condition("class", 3))
+    x, y = clusters(60), torch.tensor([0] * 59 + [1])  # class 2 is empty
+    model = GaussianMixture(spec, covariance=covariance)
+    trained(model, chunks(x, y))
+    assert model.weights[1].tolist() == [1.0, 0.0, 0.0]
+    for c in range(3):
+        drawn = model.sample(6, condition=torch.full((6,), c), generator=0)
+        assert model.log_prob(drawn, condition=torch.tensor([c])).value.isfinite().all()
+    assert model.log_prob(x).value.isfinite().all()
+    assert bool(model.converged.all())
+    assert float((model.sample(50, condition=torch.tensor([1]), generator=0) - x[59]).abs().max()) < 0.006
+
+
+def test_classes_marginalise():
+    codes, y, spec = digits()
+    x = codes.double() / 8 - 1
+    trained(model := GaussianMixture(spec, eigenspace=20, regularisation=1e-2), chunks(x, y), steps=5)
+    joint = torch.stack([model.log_prob(x[:50], condition=torch.tensor([c])).value for c in range(10)], 1)
+    marginal = torch.logsumexp(joint + model.frequencies.log(), 1)
+    np.testing.assert_allclose(model.log_prob(x[:50]).value, marginal, rtol=1e-12)
+    np.testing.assert_allclose(model.log_prob(x[:50], condition=y[:50]).value, joint[torch.arange(50), y[:50]], rtol=1e-12)
+    assert float((joint.argmax(1) == y[:50]).float().mean()) > 0.95
+    drawn = model.sample(4, condition=torch.tensor([7]), generator=0)
+    assert drawn.shape == (4, 1, 8, 8) and drawn.dtype == torch.float32
+    assert capabilities(model) == ["samples", "density"]
+
+
+def test_train_on_synthetic_test_on_real_digits():
+    """A classifier trained on samples of the class-conditional mixture knows real digits that neither has seen."""
+    codes, y, spec = digits()
+    order = torch.randperm(len(y), generator=torch.Generator().manual_seed(0))
+    train, test = order[:1200], order[1200:]
+    data = Batches(ArraySplit(codes[train], y[train]), spec, 100, dequantise=True)
+    trained(model := GaussianMixture(spec), list(data.passes(500)), steps=100)
+    asked = torch.arange(3000) % 10
+    drawn = data.units.to_codes(model.sample(3000, condition=asked, generator=torch.Generator().manual_seed(0)))
+    machine = SVC(gamma=1e-3).fit(drawn.flatten(1).numpy(), asked.numpy())
+    assert machine.score(codes[test].flatten(1).numpy(), y[test].numpy()) >= 0.97
+
+
+def test_many_dimensions_live_in_an_eigenspace():
+    spec = DataSpec("image", (3, 40, 20))
+    model = GaussianMixture(spec, components=2)
+    x = torch.randn(120, 3, 40, 20, generator=torch.Generator().manual_seed(0))
+    trained(model, chunks(x), steps=3)
+    assert model.means.shape == (1, 2, 100)
+    assert model.sample(2, generator=0).shape == (2, 3, 40, 20)
+    assert model.log_prob(x[:3]).value.isfinite().all()
+
+
+def test_gradient_of_the_density():
+    x = clusters(200, d=2)
+    trained(model := GaussianMixture(points(2), components=2), chunks(x))
+    at = x[:5].clone().requires_grad_()
+    assert torch.autograd.gradcheck(lambda at: model.log_prob(at).value, at)
+
+
+def test_floored_cholesky():
+    basis = torch.linalg.qr(torch.randn(4, 4, generator=torch.Generator().manual_seed(0)).double()).Q
+    covariance = basis @ torch.diag(torch.tensor([3.0, 1.0, 1e-9, 0.0]).double()) @ basis.T
+    factor = em.floored_cholesky(torch.stack([covariance, torch.eye(4).double()]), 1e-3)
+    raised = basis @ torch.diag(torch.tensor([3.0, 1.0, 1e-3, 1e-3]).double()) @ basis.T
+    np.testing.assert_allclose(factor[0] @ factor[0].T, raised, atol=1e-12)
+    np.testing.assert_allclose(factor[1], torch.eye(4), atol=1e-12)
+    assert bool((factor.diagonal(dim1=1, dim2=2) > 0).all()) and not factor.triu(1).any()
+
+
+def test_errors():
+    with pytest.raises((UserError, jaxtyping.TypeCheckError), match="full"):  # the tests' own type checker comes first
+        GaussianMixture(points(3), covariance="ful")
+    with pytest.raises(UserError, match="label=none"):
+        GaussianMixture(points(3, condition=Condition("vector", 4)))
+    with pytest.raises(UserError, match="eigenspace=100"):
+        GaussianMixture(DataSpec("image", (3, 64, 64)), eigenspace=12288)
+    with pytest.raises(UserError, match="come without"):
+        trained(GaussianMixture(points(3, condition=Condition("class", 2))), chunks(clusters(9)))
