@@ -112,7 +112,5 @@ def generate(
         probabilities = choice_probabilities(network.logits(features[:, -1]), temperature, top_k, top_p)
         cumulative = probabilities.cumsum(-1)
         threshold = uniforms[:, step, None].double() * cumulative[:, -1:]
-        # Rounding may bring the threshold up to the total; a token that was cut is not chosen even then.
-        last = probabilities.shape[-1] - 1 - (probabilities.flip(-1) > 0).int().argmax(-1)
-        tokens[:, i] = torch.minimum((cumulative <= threshold).sum(-1), last)
+        tokens[:, i] = (cumulative <= threshold).sum(-1)  # the first token whose cumulative probability exceeds it
     return tokens
