@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -17,13 +17,14 @@ from torch import Tensor
 Coefficients = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
+@runtime_checkable
 class Path(Protocol):
     """t -> (alpha, sigma, d_alpha, d_sigma)."""
 
     def __call__(self, t: Tensor) -> Coefficients: ...
 
 
-def expand(t: Float[Tensor, "b"], x: Float[Tensor, "b *shape"]) -> Float[Tensor, "b *ones"]:
+def expand(t: Tensor, x: Tensor) -> Tensor:
     """t (B,) shaped (B, 1, ..., 1) so that it multiplies x (B, *shape) row by row. The only place where t meets x.
 
     >>> expand(torch.tensor([1.0, 2.0]), torch.ones(2, 2)) * torch.ones(2, 2)

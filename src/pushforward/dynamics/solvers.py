@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -20,6 +20,7 @@ from pushforward.errors import UserError, nearest
 Velocity = Callable[[Tensor, Tensor], Tensor]
 
 
+@runtime_checkable
 class Solver(Protocol):
     """One step from t to s, each (B,). `order` of convergence; `evaluations` of the velocity a step (None: adaptive)."""
 

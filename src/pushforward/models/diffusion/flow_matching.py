@@ -21,7 +21,6 @@ arXiv:2209.03003; Albergo and Vanden-Eijnden 2023, arXiv:2209.15571.
 from __future__ import annotations
 
 import math
-from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -72,8 +71,8 @@ class FlowMatching(nn.Module):
     Args:
         spec: what a datum and its condition are.
         network: "mlp" (vectors, tiny images), "unet" (images), or "auto": "unet" for images larger than 8x8, else "mlp".
-        width: units of the MLP's layers, or channels of the U-Net at full resolution (None: 512; 32 up to 32x32, else 64).
-        depth: residual blocks of the MLP, or of the U-Net at each resolution (None: 4; 2).
+        width: units of the MLP's layers, or channels of the U-Net at full resolution (None: 256; 32 up to 32x32, else 64).
+        depth: residual blocks of the MLP, or of the U-Net at each resolution (None: 3; 1 up to 32x32, else 2).
         dropout: rate inside the residual blocks.
         condition_dropout: share of rows trained without their condition, needed for guidance and unconditional use.
         time_sampling: how t is drawn in training: "uniform", or "logit-normal" (more in the middle; Esser et al. 2024).
@@ -86,12 +85,12 @@ class FlowMatching(nn.Module):
         self,
         spec: DataSpec,
         *,
-        network: Literal["auto", "mlp", "unet"] = "auto",
+        network: str = "auto",
         width: int | None = None,
         depth: int | None = None,
         dropout: float = 0.1,
         condition_dropout: float = 0.1,
-        time_sampling: Literal["uniform", "logit-normal"] = "uniform",
+        time_sampling: str = "uniform",
         net: nn.Module | None = None,
         learning_rate: float = 1e-3,
         weight_decay: float = 0.0,
@@ -111,13 +110,13 @@ class FlowMatching(nn.Module):
         if network == "auto":
             network = "unet" if image and max(spec.shape[1:]) > 8 else "mlp"
         large = image and max(spec.shape[1:]) > 32
-        width = width or (512 if network == "mlp" else 64 if large else 32)
+        width = width or (256 if network == "mlp" else 64 if large else 32)
         embedding = 4 * width if network == "unet" else width
         self.condition_embedding = ConditionEmbedding(spec.condition, embedding) if spec.condition else None
         if net is not None:
             self.net = net
         elif network == "mlp":
-            self.net = TimedMLP(spec.dimensions, width, depth or 4, embedding, dropout)
+            self.net = TimedMLP(spec.dimensions, width, depth or 3, embedding, dropout)
         else:
             channels, *size = spec.shape
             ladder = multipliers(*size)
@@ -127,7 +126,7 @@ class FlowMatching(nn.Module):
                 channels,
                 width=width,
                 multipliers=ladder,
-                depth=depth or 2,
+                depth=depth or (2 if large else 1),
                 attention=attention,
                 embedding=embedding,
                 dropout=dropout,

@@ -1,0 +1,110 @@
+"""The U-Net and the embeddings: shapes at any size, values, what starts at zero."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from pushforward.nets.embeddings import FourierFeatures, TimedMLP, TimeEmbedding, sinusoidal
+from pushforward.nets.unet import Attention, ResidualBlock, UNet, group_norm, multipliers
+
+
+def randomised(module):
+    """Layers that start at 0 would hide what is behind them."""
+    generator = torch.Generator().manual_seed(0)
+    for parameter in module.parameters():
+        parameter.data = 0.2 * torch.randn(parameter.shape, generator=generator)
+    return module.eval()
+
+
+def small(shape, **options):
+    return UNet(shape[0], width=8, multipliers=multipliers(*shape[1:]), depth=1, embedding=16, **options)
+
+
+@pytest.mark.parametrize("shape", [(1, 8, 8), (3, 32, 32), (1, 28, 23), (4, 72, 72), (1, 7, 5), (2, 3, 1)])
+@pytest.mark.parametrize("batch", [1, 3])
+def test_shapes(shape, batch):
+    net = randomised(small(shape, attention=[1]))
+    x, t, e = torch.randn(batch, *shape), torch.rand(batch), torch.randn(batch, 16)
+    out = net(x, t, e)
+    assert out.shape == x.shape and out.isfinite().all()
+    assert net(x, t).shape == x.shape
+
+
+def test_outputs_and_depth():
+    net = UNet(3, width=12, multipliers=(1, 2), depth=3, outputs=6)
+    assert net(torch.randn(2, 3, 9, 12), torch.rand(2)).shape == (2, 6, 9, 12)
+
+
+def test_starts_at_zero_and_blocks_as_their_shortcuts():
+    x, t = torch.randn(2, 1, 8, 8), torch.rand(2)
+    assert torch.equal(small((1, 8, 8))(x, t), torch.zeros_like(x))
+    h = torch.randn(2, 8, 4, 4)
+    assert torch.equal(ResidualBlock(8, 8, 16)(h, torch.randn(2, 16)), h)
+    assert torch.equal(Attention(8)(h), h)
+    assert torch.equal(TimedMLP(64, 32, 2)(x, t), torch.zeros_like(x))
+
+
+@pytest.mark.parametrize("net", [small((2, 12, 9)), TimedMLP(2 * 12 * 9, 16, 2, 16)], ids=["unet", "mlp"])
+def test_rows_do_not_see_each_other_but_see_time_and_condition(net):
+    net = randomised(net)
+    x, t, e = torch.randn(4, 2, 12, 9), torch.rand(4), torch.randn(4, 16)
+    out = net(x, t, e)
+    torch.testing.assert_close(out[1:3], net(x[1:3], t[1:3], e[1:3]), rtol=1e-4, atol=1e-4)
+    assert (net(x, t.flip(0), e) - out).abs().amax((1, 2, 3)).min() > 1e-3
+    assert (net(x, t, e.flip(0)) - out).abs().amax((1, 2, 3)).min() > 1e-3
+
+
+def test_every_parameter_is_used():
+    net = randomised(small((1, 16, 16), attention=[1, 2]))
+    net(torch.randn(2, 1, 16, 16), torch.rand(2), torch.randn(2, 16)).square().sum().backward()
+    unused = [name for name, p in net.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+    assert not unused
+
+
+def test_memory_format_does_not_matter():
+    net = randomised(small((3, 12, 9), attention=[1]))
+    x, t = torch.randn(2, 3, 12, 9), torch.rand(2)
+    last = net.to(memory_format=torch.channels_last)(x.to(memory_format=torch.channels_last), t)
+    torch.testing.assert_close(last, net.to(memory_format=torch.contiguous_format)(x, t), rtol=1e-4, atol=1e-4)
+
+
+def test_attention_is_softmax_attention():
+    layer = randomised(Attention(128))  # two heads of 64
+    x = torch.randn(2, 128, 3, 2)
+    q, k, v = (part.reshape(2, 2, 64, 6) for part in layer.qkv(layer.norm(x)).chunk(3, 1))
+    weights = torch.einsum("bhci,bhcj->bhij", q, k).div(8).softmax(-1)
+    h = torch.einsum("bhij,bhcj->bhci", weights, v).reshape(2, 128, 3, 2)
+    torch.testing.assert_close(layer(x), x + layer.leave(h), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("channels, groups", [(32, 8), (64, 16), (128, 32), (256, 32), (6, 1), (3, 1), (12, 2), (8, 2)])
+def test_groups_divide_the_channels(channels, groups):
+    assert group_norm(channels).num_groups == groups
+
+
+def test_sinusoidal_values():
+    # 1000 t = 1 for t = 0.001; frequencies of width 4: 1 and 1 / 100
+    got = sinusoidal(torch.tensor([0.0, 0.001, 1.0], dtype=torch.float64), 4)
+    expected = [[math.cos(u), math.cos(u / 100), math.sin(u), math.sin(u / 100)] for u in (0.0, 1.0, 1000.0)]
+    torch.testing.assert_close(got, torch.tensor(expected, dtype=torch.float64))
+    assert sinusoidal(torch.ones(2, dtype=torch.bfloat16), 4).dtype == torch.float32
+
+
+def test_fourier_features_approximate_a_gaussian_kernel():
+    torch.manual_seed(0)
+    features = FourierFeatures(2, 20_000, scale=0.3)
+    x = torch.tensor([[0.0, 0.0], [0.2, -0.4]])
+    kernel = (features(x) @ features(x).T / 20_000)[0, 1]
+    # E cos(w . d) = exp(-(2 pi 0.3)^2 |d|^2 / 2); 20,000 cosines average to within 1 / sqrt(20000) = 0.007
+    assert abs(kernel - math.exp(-((2 * math.pi * 0.3) ** 2) * 0.2 / 2)) < 0.03
+    assert "frequencies" in features.state_dict()
+
+
+def test_time_embedding_adds_the_condition():
+    embed = TimeEmbedding(8)
+    t, e = torch.rand(3), torch.randn(3, 8)
+    raw = embed.leave(nn.functional.silu(embed.enter(sinusoidal(t, 128))))
+    torch.testing.assert_close(embed(t, e), nn.functional.silu(raw + e))
+    torch.testing.assert_close(embed(t), embed(t, torch.zeros(3, 8)))
