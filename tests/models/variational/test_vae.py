@@ -244,6 +244,13 @@ def test_the_condition_reaches_encoder_and_decoder():
     assert not torch.allclose(model.decode(z, condition=zero), model.decode(z, condition=one))
     assert not torch.allclose(model.encode(x, condition=zero), model.encode(x, condition=one))
     assert not torch.allclose(model.encode(x, condition=zero), model.encode(x))
+    mixed = torch.tensor([0, 1, 1, 0])
+    with torch.no_grad():  # each datum keeps its own condition through the draws and the chunks
+        expected = torch.where(
+            mixed == 0, model.log_prob(x, condition=zero, draws=3).value, model.log_prob(x, condition=one, draws=3).value
+        )
+        for chunk in (1, 7, 100):
+            torch.testing.assert_close(model.log_prob(x, condition=mixed, draws=3, chunk=chunk).value, expected)
     model.condition_dropout = 1.0  # all hidden: the classes do not matter
     totals = [model.loss(Batch(x, c), stream()).total for c in (zero, one)]
     assert torch.equal(*totals)
