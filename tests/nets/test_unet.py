@@ -73,10 +73,11 @@ def test_memory_format_does_not_matter():
 def test_attention_is_softmax_attention():
     layer = randomised(Attention(128))  # two heads of 64
     x = torch.randn(2, 128, 3, 2)
-    q, k, v = (part.reshape(2, 2, 64, 6) for part in layer.qkv(layer.norm(x)).chunk(3, 1))
-    weights = torch.einsum("bhci,bhcj->bhij", q, k).div(8).softmax(-1)
-    h = torch.einsum("bhij,bhcj->bhci", weights, v).reshape(2, 128, 3, 2)
-    torch.testing.assert_close(layer(x), x + layer.leave(h), rtol=1e-4, atol=1e-4)
+    places = layer.norm(x).reshape(2, 128, 6).mT
+    q, k, v = (part.reshape(2, 6, 2, 64) for part in layer.qkv(places).chunk(3, 2))
+    weights = torch.einsum("bihc,bjhc->bhij", q, k).div(8).softmax(-1)
+    h = layer.leave(torch.einsum("bhij,bjhc->bihc", weights, v).reshape(2, 6, 128))
+    torch.testing.assert_close(layer(x), x + h.mT.reshape(x.shape), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("channels, groups", [(32, 8), (64, 16), (128, 32), (256, 32), (6, 1), (3, 1), (12, 2), (8, 2)])
