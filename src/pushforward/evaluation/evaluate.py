@@ -20,7 +20,7 @@ from pushforward.data.batches import STREAM, ArraySplit, Data, Split, WindowSpli
 from pushforward.data.spec import DataSpec
 from pushforward.errors import UserError
 from pushforward.evaluation.cost import cost_measures
-from pushforward.evaluation.features import LARGEST_FIT, Space, feature_space, matrix
+from pushforward.evaluation.features import LARGEST_FIT, feature_space, matrix
 from pushforward.evaluation.fidelity import fidelity_measures
 from pushforward.evaluation.likelihood import likelihood_measures, true_density_measures
 from pushforward.evaluation.memory import memory_measures, nearest, text_measures
@@ -88,7 +88,7 @@ def evaluate(
     *,
     n: int | None = None,
     seed: int = 0,
-    features: Space = "auto",
+    features: str = "auto",
     likelihood: bool = True,
     progress: bool = True,
     **sampling_options: Any,
@@ -189,7 +189,7 @@ def _compare(
     cut: Sides,
     samples: tuple[Tensor, Tensor | None],
     held: tuple[Tensor, Tensor | None],
-    features: Space,
+    features: str,
     seed: int,
     attempt: Callable[[str, Callable[[], list[Measure]]], None],
     say: Stages,

@@ -124,8 +124,8 @@ class Evaluation:
 def figure(value: float | None) -> str:
     """A number in three or four significant digits.
 
-    >>> figure(0.012345), figure(1234567.0), figure(0.0), figure(97.25)
-    ('0.01234', '1,234,567', '0', '97.25')
+    >>> figure(0.0123456), figure(1234567.0), figure(0.0), figure(97.25)
+    ('0.01235', '1,234,567', '0', '97.25')
     """
     if value is None:
         return ""
