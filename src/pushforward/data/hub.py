@@ -167,7 +167,8 @@ def _condition(parts: dict[str, Dataset], options: Options, name: str, notes: li
     if options.attributes:
         from pushforward.data.tables import attribute_values
 
-        frames = {part: dataset.select_columns(plain).to_pandas() for part, dataset in parts.items()}
+        values_only = [column for column in plain if not isinstance(features[column], ClassLabel)]
+        frames = {part: dataset.select_columns(values_only).to_pandas() for part, dataset in parts.items()}
         return attribute_values(frames, options, name)
     if options.no_label:
         return None

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import io
 import os
-import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from pushforward.data import assembly
@@ -54,6 +53,10 @@ class Plan:
         return CHANNELS[self.mode] * self.height * self.width * (4 if self.mode == "I;16" else 1)
 
 
+class NotAlike(Exception):
+    """Images that were taken to have one size and mode do not."""
+
+
 @dataclass
 class Records:
     """Encoded images: how many, the i-th ones as bytes or paths (None where there is none), and what to call them."""
@@ -82,13 +85,22 @@ def _open(raw: bytes | str | None) -> Image.Image:
     return Image.open(raw if isinstance(raw, str) else io.BytesIO(raw))
 
 
+def _turned(image: Image.Image) -> bool:
+    """Whether the file says that the image is to be turned (EXIF orientation)."""
+    return ("exif" in image.info or image.format == "TIFF") and image.getexif().get(0x0112, 1) != 1
+
+
+def _size(image: Image.Image) -> tuple[int, int]:
+    """(height, width) as the image is meant to be seen."""
+    width, height = image.size
+    return (width, height) if _turned(image) and image.getexif().get(0x0112, 1) >= 5 else (height, width)
+
+
 def _header(raw: bytes | str | None) -> tuple[str, int, int] | Exception:
     """(mode, height, width) without decoding, or what is wrong."""
     try:
         with _open(raw) as image:
-            width, height = image.size
-            turned = image.format in ("JPEG", "TIFF", "WEBP", "MPO") and image.getexif().get(0x0112, 1) >= 5
-            return (colour_mode(image), width, height) if turned else (colour_mode(image), height, width)
+            return (colour_mode(image), *_size(image))
     except PermissionError:
         raise
     except Exception as error:
@@ -128,17 +140,13 @@ def render(image: Image.Image, plan: Plan) -> np.ndarray:
     return array[None] if array.ndim == 2 else array.transpose(2, 0, 1)
 
 
-def _decode(raw: bytes | str | None, plan: Plan) -> np.ndarray | Exception:
+def _decode(raw: bytes | str | None, plan: Plan, alike: bool) -> np.ndarray | Exception:
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with _open(raw) as image:
-                if image.format in ("JPEG", "TIFF", "WEBP", "MPO") and image.getexif().get(0x0112, 1) != 1:
-                    from PIL import ImageOps
-
-                    return render(ImageOps.exif_transpose(image), plan)
-                return render(image, plan)
-    except PermissionError:
+        with _open(raw) as image:
+            if alike and (colour_mode(image), *_size(image)) != (plan.mode, plan.height, plan.width):
+                raise NotAlike
+            return render(ImageOps.exif_transpose(image) if _turned(image) else image, plan)
+    except (PermissionError, NotAlike):
         raise
     except Exception as error:
         return error
@@ -152,13 +160,16 @@ def _parallel(function: Callable[..., Any], items: Sequence[Any]) -> list[Any]:
         return [result for part in pool.map(lambda chunk: [function(item) for item in chunk], chunks) for result in part]
 
 
-def decode(records: Records, rows: Sequence[int], plan: Plan) -> tuple[Tensor, dict[int, Exception]]:
-    """Codes (len(rows), C, H, W), zero where the image could not be read, and what was wrong by position."""
+def decode(records: Records, rows: Sequence[int], plan: Plan, alike: bool = False) -> tuple[Tensor, dict[int, Exception]]:
+    """Codes (len(rows), C, H, W), zero where the image could not be read, and what was wrong by position.
+
+    alike: raise `NotAlike` at the first image that would have to be changed to fit the plan.
+    """
     codes = np.zeros((len(rows), *plan.shape), np.int32 if plan.levels > 256 else np.uint8)
     wrong: dict[int, Exception] = {}
     for start in range(0, len(rows), 4096):
         raws = records.raw(rows[start : start + 4096])
-        for at, result in enumerate(_parallel(lambda raw: _decode(raw, plan), raws), start):
+        for at, result in enumerate(_parallel(lambda raw: _decode(raw, plan, alike), raws), start):
             if isinstance(result, Exception):
                 wrong[at] = result
             else:
@@ -244,9 +255,9 @@ def _probe(records: Records, rows: Tensor) -> list[tuple[str, int, int] | Except
     return headers
 
 
-def _spread(rows: Tensor) -> Tensor:
-    """All rows, or 2000 evenly spread ones of very many."""
-    return rows if len(rows) <= PROBED else rows[torch.linspace(0, len(rows) - 1, 2000).long()]
+def _spread(rows: Tensor, n: int) -> Tensor:
+    """At most `n` evenly spread ones."""
+    return rows if len(rows) <= n else rows[torch.linspace(0, len(rows) - 1, n).long()]
 
 
 def load_records(
@@ -258,79 +269,129 @@ def load_records(
     paired: dict[str, Records] | None = None,
 ) -> Data:
     """`Data` from encoded images of each part, their raw condition (aligned with the records) or paired images."""
+    failures = _Failures(options.strict)
     kept = {part: assembly.chosen_rows(records.n, options, PARTS.index(part)) for part, records in parts.items()}
-    wrong: list[str] = []
-
-    def report(records: Records, failures: Sequence[tuple[int, Any]]) -> None:
-        for row, error in failures:
-            sentence = f"{records.name(row)}: {error or type(error).__name__}"
-            if options.strict:
-                raise UserError(f"the image {sentence} - cannot be read; mend or remove it, or leave out strict to skip it.")
-            wrong.append(sentence)
-
-    def survey(of: dict[str, Records]) -> list[tuple[str, int, int]]:
-        good: list[tuple[str, int, int]] = []
-        for part, records in of.items():
-            probed = _spread(kept[part])
-            headers = _probe(records, probed)
-            failed = [(int(row), h) for row, h in zip(probed, headers, strict=True) if isinstance(h, Exception)]
-            report(records, failed)
-            good += [header for header in headers if not isinstance(header, Exception)]
-            if failed:
-                kept[part] = kept[part][~torch.isin(kept[part], torch.tensor([row for row, _ in failed]))]
-        if not good:
-            raise UserError(
-                f"none of the {sum(r.n for r in of.values())} images of '{name}' can be read ({'; '.join(wrong[:3])})."
-            )
-        return good
-
-    plan = choose_plan(survey(parts), options, notes)
-    partner = None
+    both = [parts] if paired is None else [parts, paired]
+    codes, plans = _read_alike(both, kept, failures) if not (options.size or options.mode) else ([], [])
+    if not plans:
+        failures.said.clear()
+        headers = [_survey(of, kept, failures, name) for of in both]
+        plans = [choose_plan(headers[0], options, notes)]
+        if paired is not None:
+            mode = options.mode or _common_mode(Counter(mode for mode, _, _ in headers[1]))
+            plans.append(Plan(mode, plans[0].height, plans[0].width, options.crop))
+        if _decoded_size(kept, plans) > MEMORY:
+            codes = [
+                {part: LazyImages(records, kept[part], plan) for part, records in of.items()}
+                for of, plan in zip(both, plans, strict=True)
+            ]
+            size = _decoded_size(kept, plans) / 2**30
+            notes.append(f"{size:.3g} GiB of images are decoded as they are needed, not held in memory.")
+        else:
+            codes = _read(both, kept, plans, failures)
+    notes += failures.notes()
+    if not sum(len(rows) for rows in kept.values()):
+        raise UserError(f"none of the images of '{name}' can be read: {'; '.join(failures.said[:3])}.")
+    condition, vocabulary, values = None, None, None
     if paired is not None:
-        headers = survey(paired)
-        partner = Plan(
-            options.mode or _common_mode(Counter(mode for mode, _, _ in headers)), plan.height, plan.width, plan.crop
-        )
-    total = sum(len(rows) for rows in kept.values()) * (plan.nbytes + (partner.nbytes if partner else 0))
-    lazy = total > MEMORY
-    splits: dict[str, Any] = {}
-    for part, records in parts.items():
-        if lazy:
-            other = LazyImages(paired[part], kept[part], partner) if paired and partner else None
-            splits[part] = LazyImages(records, kept[part], plan, other)
-            continue
-        rows = kept[part].tolist()
-        codes, failed = decode(records, rows, plan)
-        report(records, [(rows[at], error) for at, error in failed.items()])
-        others, bad = None, set(failed)
-        if paired is not None and partner is not None:
-            others, failed = decode(paired[part], rows, partner)
-            report(paired[part], [(rows[at], error) for at, error in failed.items()])
-            bad |= set(failed)
-        if bad:
-            good = torch.tensor([at for at in range(len(rows)) if at not in bad], dtype=torch.int64)
-            codes, kept[part] = codes[good], kept[part][good]
-            others = None if others is None else others[good]
-        splits[part] = ArraySplit(codes, others)
-    if lazy:
-        notes.append(f"{total / 2**30:.3g} GiB of images are decoded as they are needed, not held in memory.")
-    if wrong:
-        more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
-        notes.append(f"{len(wrong)} image(s) could not be read and are skipped: {'; '.join(wrong[:5])}{more}.")
-    condition, vocabulary = None, None
-    if partner is not None:
-        condition = Condition("image", partner.shape[0])
+        condition, values = Condition("image", plans[1].shape[0]), codes[1]
     elif raw_condition is not None:
-        values = {part: _pick(raw_condition.values[part], kept[part]) for part in parts}
-        raw_condition.values = values
+        raw_condition.values = {part: _pick(raw_condition.values[part], kept[part]) for part in parts}
         encoded = assembly.encode(raw_condition, options, notes)
         if encoded is not None:
-            tensors, condition, vocabulary = encoded
-            for part in parts:
-                splits[part].condition = tensors[part]
+            values, condition, vocabulary = encoded
+    splits: dict[str, Any] = {}
+    for part, images in codes[0].items():
+        given = None if values is None else values[part]
+        splits[part] = ArraySplit(images, given) if isinstance(images, Tensor) else replace(images, condition=given)
     splits = assembly.divide({part: split for part, split in splits.items() if len(split) or part == "train"}, options, notes)
+    plan = plans[0]
     spec = DataSpec("image", plan.shape, levels=plan.levels, mode=plan.mode, vocabulary=vocabulary, name=name)
     return assembly.assemble(spec, splits, notes, condition)
+
+
+class _Failures:
+    """The images that could not be read: an error at the first where that is `strict`, else sentences for the notes."""
+
+    def __init__(self, strict: bool):
+        self.strict, self.said = strict, list[str]()
+
+    def add(self, records: Records, row: int, error: Exception) -> None:
+        sentence = f"{records.name(row)}: {str(error) or type(error).__name__}"
+        if self.strict:
+            raise UserError(f"an image cannot be read - {sentence}; mend or remove it, or leave out strict to skip it.")
+        self.said.append(sentence)
+
+    def notes(self) -> list[str]:
+        if not self.said:
+            return []
+        more = f" and {len(self.said) - 5} more" if len(self.said) > 5 else ""
+        return [f"{len(self.said)} image(s) could not be read and are skipped: {'; '.join(self.said[:5])}{more}."]
+
+
+def _decoded_size(kept: dict[str, Tensor], plans: Sequence[Plan]) -> int:
+    return sum(len(rows) for rows in kept.values()) * sum(plan.nbytes for plan in plans)
+
+
+def _read_alike(
+    both: list[dict[str, Records]], kept: dict[str, Tensor], failures: _Failures
+) -> tuple[list[dict[str, Any]], list[Plan]]:
+    """The usual case in one reading: all images have one size and mode, as a few of them suggest. Else nothing."""
+    plans = []
+    for of in both:
+        probed = [h for part, records in of.items() for h in _probe(records, _spread(kept[part], 64))]
+        seen = {header for header in probed if not isinstance(header, Exception)}
+        if len(seen) != 1:
+            return [], []
+        plans.append(Plan(*seen.pop()))
+    sizes = {(plan.height, plan.width) for plan in plans}
+    if len(sizes) > 1 or max(sizes.pop()) > 512 or _decoded_size(kept, plans) > MEMORY:
+        return [], []
+    before = dict(kept)
+    try:
+        return _read(both, kept, plans, failures, alike=True), plans
+    except NotAlike:
+        kept.update(before)
+        return [], []
+
+
+def _read(
+    both: list[dict[str, Records]], kept: dict[str, Tensor], plans: Sequence[Plan], failures: _Failures, alike: bool = False
+) -> list[dict[str, Any]]:
+    """All images in memory; what cannot be read is taken out of `kept`, with its partner."""
+    out: list[dict[str, Any]] = [{} for _ in both]
+    for part in both[0]:
+        rows, bad = kept[part].tolist(), set[int]()
+        for codes, of, plan in zip(out, both, plans, strict=True):
+            codes[part], wrong = decode(of[part], rows, plan, alike)
+            for at, error in wrong.items():
+                failures.add(of[part], rows[at], error)
+            bad |= set(wrong)
+        if bad:
+            good = torch.tensor([at for at in range(len(rows)) if at not in bad], dtype=torch.int64)
+            kept[part] = kept[part][good]
+            for codes in out:
+                codes[part] = codes[part][good]
+    return out
+
+
+def _survey(of: dict[str, Records], kept: dict[str, Tensor], failures: _Failures, name: str) -> list[tuple[str, int, int]]:
+    """The headers of all images (of some of very many); what has none is taken out of `kept`."""
+    good: list[tuple[str, int, int]] = []
+    for part, records in of.items():
+        probed = kept[part] if len(kept[part]) <= PROBED else _spread(kept[part], 2000)
+        bad = []
+        for row, header in zip(probed.tolist(), _probe(records, probed), strict=True):
+            if isinstance(header, Exception):
+                failures.add(records, row, header)
+                bad.append(row)
+            else:
+                good.append(header)
+        if bad:
+            kept[part] = kept[part][~torch.isin(kept[part], torch.tensor(bad))]
+    if not good:
+        raise UserError(f"none of the images of '{name}' can be read: {'; '.join(failures.said[:3])}.")
+    return good
 
 
 def _pick(values: Any, rows: Tensor) -> Any:

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from pushforward.data.batches import STREAM, Data, Split, WindowSplit, take
+from pushforward.data.batches import STREAM, ArraySplit, Data, Split, WindowSplit, take
 from pushforward.data.spec import DataSpec
 
-LOOKED_AT = 20_000  # data of each split that are looked at
+LOOKED_AT = 2**25  # numbers of the training data that are looked at (at least 500 data, at most 20,000)
 _CHANNELS = {
     "L": ("grey",),
     "LA": ("grey", "alpha"),
@@ -86,11 +86,11 @@ def in_words(spec: DataSpec) -> str:
 
 
 def describe(data: Data) -> Description:
-    """Looks at up to 20,000 data of each split and says what they are and what may go wrong with them."""
+    """Looks at up to 20,000 training data, and at all for repetitions, and says what they are and what may go wrong."""
     spec = data.spec
     splits = {name: split for name in ("train", "validation", "test") if (split := getattr(data, name)) is not None}
     counts = {name: None if len(split) >= STREAM else len(split) for name, split in splits.items()}
-    codes, condition = _sample(data.train)
+    codes, condition = _sample(data.train, spec)
     problems: list[str] = []
     if counts["train"] is not None and counts["train"] < 100:
         problems.append(f"only {counts['train']} data to train on: most models will memorise them.")
@@ -105,24 +105,26 @@ def describe(data: Data) -> Description:
     classes = _classes(spec, condition)
     few = [name for name, count in classes if count < 5]
     if few:
-        where = "" if len(codes) == len(data.train) else f" among the {len(codes):,} looked at"
         problems.append(
-            f"{len(few)} of the {len(classes)} classes or attributes have fewer than 5 examples{where}: {', '.join(few[:5])}."
+            f"{len(few)} of the {len(classes)} classes or attributes have fewer than 5 examples: {', '.join(few[:5])}."
         )
     problems += _duplicates(data, splits)
     return Description(spec.name, in_words(spec), counts, ranges, classes, problems, list(data.notes))
 
 
-def _sample(split: Split) -> tuple[Tensor, Tensor | None]:
+def _sample(split: Split, spec: DataSpec) -> tuple[Tensor, Tensor | None]:
+    """Some codes, and all conditions where they are in memory."""
     if isinstance(split, WindowSplit):
         return split.tokens, None
-    return take(split, LOOKED_AT)
+    codes, condition = take(split, min(max(LOOKED_AT // spec.dimensions, 500), 20_000))
+    everything = getattr(split, "condition", None)
+    return codes, everything if isinstance(everything, Tensor) else condition
 
 
 def _image_ranges(spec: DataSpec, codes: Tensor) -> list[tuple[str, float, float, float]]:
     names = _CHANNELS.get(spec.mode or "", tuple(f"channel {c}" for c in range(spec.shape[0])))
     return [
-        (name, float(channel.min()), float(channel.double().mean()), float(channel.max()))
+        (name, float(channel.min()), float(channel.float().mean()), float(channel.max()))
         for name, channel in zip(names, codes.unbind(1), strict=False)
     ]
 
@@ -164,28 +166,32 @@ def _present(codes: Tensor, j: int) -> Tensor:
 
 
 def _column_problems(spec: DataSpec, codes: Tensor) -> list[str]:
-    problems = []
+    found: dict[str, list[str]] = {}
     for j, column in enumerate(spec.columns):
         values = _present(codes, j)
         if not len(values):
-            problems.append(f"column '{column.name}' is missing in all the training data.")
+            found.setdefault("missing in all the training data", []).append(column.name)
             continue
-        missing = 1 - len(values) / max(codes[..., j].numel(), 1)
-        if missing > 0.5:
-            problems.append(f"{missing:.0%} of column '{column.name}' is missing.")
+        if 2 * len(values) < codes[..., j].numel():
+            found.setdefault("missing in more than half of the data", []).append(column.name)
         low, high = values.min(), values.max()
         if low == high:
-            problems.append(f"column '{column.name}' is constant.")
+            found.setdefault("constant", []).append(column.name)
         elif column.kind == "number":
             for end, where in ((low, "lowest"), (high, "highest")):
-                share = float((values == end).double().mean())
-                if share > 0.03 and len(torch.unique(values)) > 50:
-                    problems.append(
-                        f"column '{column.name}': {share:.0%} of the values are exactly the {where}, {float(end):.6g} (clipped?)."
+                if float((values == end).double().mean()) > 0.03 and len(torch.unique(values)) > 50:
+                    found.setdefault(f"saturated: more than 3% of its values are exactly the {where}", []).append(
+                        f"{column.name} ({float(end):.6g})"
                     )
             if float(((values - column.mean).abs() / column.scale).max()) > 20:
-                problems.append(f"column '{column.name}' has values more than 20 standard deviations from its mean.")
-    return problems
+                found.setdefault("heavy-tailed: it has values more than 20 standard deviations from its mean", []).append(
+                    column.name
+                )
+    return [f"column {_some(names)} is {what}." for what, names in found.items()]
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:6]) + (f" (and {len(names) - 6} more)" if len(names) > 6 else "")
 
 
 def _classes(spec: DataSpec, condition: Tensor | None) -> list[tuple[str, int]]:
@@ -199,13 +205,19 @@ def _classes(spec: DataSpec, condition: Tensor | None) -> list[tuple[str, int]]:
 
 
 def _duplicates(data: Data, splits: dict[str, Split]) -> list[str]:
-    """Exact repetitions within the training data, and between it and the others. Repeated windows of a text are no fault."""
-    if data.spec.kind == "tokens" or any(isinstance(split, WindowSplit) or len(split) >= STREAM for split in splits.values()):
+    """Exact repetitions within the training data, and between it and the others. Windows of a text and single numbers
+    repeat by nature."""
+    spec = data.spec
+    endless = any(isinstance(split, WindowSplit) or len(split) >= STREAM for split in splits.values())
+    if spec.kind == "tokens" or spec.dimensions == 1 or endless:
         return []
-    keys = {name: [row.tobytes() for row in _sample(split)[0].numpy()] for name, split in splits.items()}
-    problems = []
+    keys = {}
+    for name, split in splits.items():
+        codes = split.codes if isinstance(split, ArraySplit) else _sample(split, spec)[0]
+        keys[name] = [hash(row.tobytes()) for row in codes.cpu().numpy()]
     own = set(keys["train"])
-    looked = "" if len(keys["train"]) == len(data.train) else f" of the {len(keys['train']):,} looked at"
+    looked = "" if len(keys["train"]) == len(data.train) else f" (of the {len(keys['train']):,} looked at)"
+    problems = []
     repeated = len(keys["train"]) - len(own)
     if repeated:
         problems.append(f"{repeated:,} training data{looked} are exact repetitions of others.")
@@ -213,6 +225,6 @@ def _duplicates(data: Data, splits: dict[str, Split]) -> list[str]:
         both = sum(key in own for key in keys.get(name, []))
         if both:
             problems.append(
-                f"{both:,} {name} data are also in the training data{looked}: what is measured on them is too good."
+                f"{both:,} {name} data are also in the training data{looked}: measured on them a model looks too good."
             )
     return problems

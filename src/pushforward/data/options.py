@@ -67,8 +67,7 @@ class Options:
             raise UserError(f"tokenizer={self.tokenizer!r} is unknown; {nearest(self.tokenizer, ('characters', 'bpe'))}.")
         self.height_width  # noqa: B018  (its check)
         asked = [name for name in ("attributes", "caption", "target_image") if getattr(self, name) is not None]
-        if self.named_label is not None:
-            asked.append("label")
+        asked += ["label"] if self.named_label is not None else []
         if len(asked) > 1:
             raise UserError(f"{' and '.join(asked)} were given together; a datum has one condition, so give one of them.")
 
@@ -95,12 +94,12 @@ class Options:
     @property
     def named_label(self) -> str | None:
         """The label that was asked for by name."""
-        return None if self.no_label or not isinstance(self.label, str) else self.label
+        return self.label if isinstance(self.label, str) and self.label.lower() not in ("none", "false") else None
 
     @property
     def no_label(self) -> bool:
         """Whether a label that is there is to be ignored: asked so, or because another condition was asked for."""
-        refused = self.label is False or (isinstance(self.label, str) and self.label.lower() in ("none", "false"))
+        refused = self.label is not None and self.named_label is None
         return refused or any(value is not None for value in (self.attributes, self.caption, self.target_image))
 
     def forbid(self, what: str, *names: str) -> None:

@@ -210,7 +210,7 @@ def attribute_values(frames: dict[str, pd.DataFrame], options: Options, name: st
     wanted = options.listed("attributes")
     there = [column for column in train.columns if _yes_no(train[column]) is not None]
     if wanted == ["all"]:
-        wanted = there
+        wanted = [column for column in there if pd.api.types.is_bool_dtype(train[column])] or there
     if not wanted:
         raise UserError(f"attributes={options.attributes!r} was given, but '{name}' has no column of yes/no values.")
     for column in wanted:

@@ -1,0 +1,161 @@
+"""Tables, series and text: what is inferred, what is kept, what is refused."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from pushforward.data.batches import WindowSplit, take
+from pushforward.data.loading import load_data
+from pushforward.errors import UserError
+
+
+@pytest.fixture
+def table(tmp_path):
+    rng = np.random.default_rng(0)
+    n = 200
+    frame = pd.DataFrame(
+        {
+            "height": rng.normal(170, 10, n).round(2),
+            "children": rng.integers(0, 5, n),
+            "town": rng.choice(["Paris", "Lyon", "?"], n),
+            "flat": np.full(n, 3),
+            "income": rng.choice(["low", "high"], n),
+            "name": [f"person {i}" for i in range(n)],
+        }
+    )
+    frame.loc[3, "height"] = np.nan
+    path = tmp_path / "people.csv"
+    frame.to_csv(path, index=False, na_rep="NA")
+    return path
+
+
+def test_inference(table):
+    data = load_data(table)
+    columns = {column.name: column for column in data.spec.columns}
+    assert list(columns) == ["height", "children", "town", "flat", "income"]
+    assert columns["height"].missing and not columns["height"].integer and columns["children"].integer
+    assert columns["town"].categories == ("(missing)", "Lyon", "Paris") and columns["flat"].scale == 1.0
+    assert data.spec.shape == (2 + 1 + 3 + 1 + 2,) and data.spec.condition is None
+    notes = " ".join(data.notes)
+    assert (
+        "'name' holds 200 different texts" in notes
+        and "'flat' is constant" in notes
+        and "missing values in: height, town" in notes
+    )
+    train = data.train.codes
+    assert np.isclose(columns["height"].mean, np.nanmean(train[:, 0].double().numpy()))
+    assert np.isclose(columns["height"].scale, np.nanstd(train[:, 0].double().numpy()))
+
+
+def test_there_and_back(table):
+    data = load_data(table, validation=0, test=0)
+    frame = data.units.present(data.units.to_codes(data.units.to_model(data.train.codes)))
+    original = pd.read_csv(table, na_values=["?"])
+    assert np.allclose(frame["height"], original["height"], equal_nan=True, atol=1e-3)
+    assert list(frame["town"]) == list(original["town"].fillna("(missing)"))
+    again = data.units.parse(original)
+    assert torch.equal(torch.nan_to_num(again, -1), torch.nan_to_num(data.train.codes, -1))
+
+
+def test_label_and_overrides(table):
+    data = load_data(table, label="income", categories="children", columns="height,children,town,income")
+    assert data.spec.condition.names == ("high", "low") and [c.name for c in data.spec.columns] == [
+        "height",
+        "children",
+        "town",
+    ]
+    assert data.spec.columns[1].categories == ("0", "1", "2", "3", "4")
+    with pytest.raises(UserError, match="did you mean income"):
+        load_data(table, label="incom")
+    with pytest.raises(UserError, match="cannot be a class"):
+        load_data(table, label="height")
+    with pytest.raises(UserError, match="means nothing for the table"):
+        load_data(table, size=64)
+
+
+def test_test_source_and_folder(table, tmp_path):
+    frame = pd.read_csv(table)
+    folder = tmp_path / "parts"
+    folder.mkdir()
+    frame[:150].to_csv(folder / "adult_train.csv", index=False)
+    frame[150:].to_csv(folder / "adult_test.csv", index=False)
+    both = load_data(folder)
+    assert (len(both.train), len(both.validation), len(both.test)) == (135, 15, 50)
+    assert "adult_test.csv lies beside" in load_data(folder / "adult_train.csv").notes[0]
+    named = load_data(folder / "adult_train.csv", test_source=str(folder / "adult_test.csv"))
+    assert torch.equal(named.test.codes.nan_to_num(-1), both.test.codes.nan_to_num(-1))
+
+
+def test_odd_csv_files(tmp_path):
+    path = tmp_path / "odd.csv"
+    path.write_bytes("a;b;stadt\n1;2,5;Köln\n".encode("latin-1") + b"3;4,5;Ulm\n" * 20)
+    data = load_data(path)
+    assert [c.name for c in data.spec.columns] == ["a", "b", "stadt"] and "Köln" in data.spec.columns[2].categories
+    path.write_text("\n".join(f"{i},{i * i}" for i in range(20)))
+    assert [c.name for c in load_data(path).spec.columns] == ["x0", "x1"]
+    path.write_text("a,b\n" + "\n".join(f"{i},oops" if i == 5 else f"{i},{i}" for i in range(30)))
+    assert (
+        any("looks like numbers but holds 'oops' in row 5" in note for note in load_data(path, categories="b").notes) is False
+    )
+    assert any("numbers=b" in note or "left out" in note for note in load_data(path).notes)
+    assert load_data(path, numbers="b").spec.columns[1].missing
+    path.write_text("a,b\n1,\n2,\n3,\n")
+    with pytest.raises(UserError, match=r"column 'b' .* no value at all"):
+        load_data(path)
+    path.write_text("")
+    with pytest.raises(UserError, match="is empty"):
+        load_data(path)
+    path.write_text("a,b\n1,2\n")
+    with pytest.raises(UserError, match="at least 2"):
+        load_data(path)
+
+
+def test_dataframe_in_memory():
+    frame = pd.DataFrame({"a": np.arange(30) / 7, "b": ["u", None, "v"] * 10, "yes": [True, False, True] * 10})
+    data = load_data(frame, attributes="yes")
+    assert data.spec.condition.names == ("yes",) and data.spec.columns[1].categories == ("(missing)", "u", "v")
+    frame.loc[4, "a"] = np.inf
+    with pytest.raises(UserError, match=r"column 'a' .* row 4"):
+        load_data(frame)
+
+
+def test_series(tmp_path):
+    path = tmp_path / "s.csv"
+    rows = "\n".join(f"{i + 1},2020-01-{i % 28 + 1:02d},{i % 7},{'' if i == 3 else i * 0.5}" for i in range(100))
+    path.write_text("No,date,week,value\n" + rows)
+    data = load_data(path, series=10)
+    assert data.spec.kind == "series" and data.spec.shape == (10, 3) and isinstance(data.train, WindowSplit)
+    assert [c.name for c in data.spec.columns] == ["week", "value"]
+    assert (len(data.train), len(data.validation), len(data.test)) == (61, 1, 11)
+    codes, _ = data.test.fetch(torch.tensor([0]))
+    assert codes[0, 0, 1] == 40.0 and data.units.to_model(codes).shape == (1, 10, 3)
+    with pytest.raises(UserError, match="windows of 200"):
+        load_data(path, series=200)
+
+
+TEXT = "To be, or not to be: that is the question.\n" * 60
+
+
+@pytest.mark.parametrize("tokenizer", ["characters", "bpe"])
+def test_text(tmp_path, tokenizer):
+    path = tmp_path / "play.txt"
+    path.write_text(TEXT + "Ω")
+    data = load_data(path, context=16, tokenizer=tokenizer, vocabulary_size=300)
+    assert data.spec.kind == "tokens" and data.spec.shape == (16,)
+    if tokenizer == "characters":
+        assert data.spec.vocabulary.tokens == tuple(sorted(set(TEXT + "Ω")))
+        assert len(data.train.tokens) + len(data.validation.tokens) + len(data.test.tokens) == len(TEXT) + 1
+    assert TEXT.startswith(data.units.present(take(data.train)[0][:1])[0])
+    assert data.units.present(data.test.tokens[None])[0].endswith("Ω")
+    codes = data.units.parse("not to be")
+    assert data.units.present(codes)[0] == "not to be"
+
+
+def test_folder_of_texts(tmp_path):
+    (tmp_path / "a.txt").write_text("abc" * 50)
+    (tmp_path / "b.txt").write_bytes("é".encode("latin-1") * 50)
+    data = load_data(tmp_path)
+    assert data.spec.shape == (64,) and set(data.spec.vocabulary.tokens) == set("abcé\n") and "Latin-1" in data.notes[0]
+    with pytest.raises(UserError, match="means nothing for the text"):
+        load_data(tmp_path, size=32)
