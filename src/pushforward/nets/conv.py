@@ -12,6 +12,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from pushforward.nets.mlp import mlp
+
 SMALLEST = 8  # an axis is halved while it has this many pixels: what remains has 4 to 7
 
 
@@ -79,10 +81,18 @@ class ConvEncoder(nn.Module):
         depth: residual blocks after each halving.
         embedding: the width of what is known beside the image (0: nothing).
         hidden: the width of the layer between the last features and the output.
+        dropout: in that layer.
     """
 
     def __init__(
-        self, shape: tuple[int, ...], outputs: int, width: int = 32, depth: int = 0, embedding: int = 0, hidden: int = 256
+        self,
+        shape: tuple[int, ...],
+        outputs: int,
+        width: int = 32,
+        depth: int = 0,
+        embedding: int = 0,
+        hidden: int = 256,
+        dropout: float = 0.0,
     ):
         super().__init__()
         channels, height, length = shape
@@ -95,7 +105,7 @@ class ConvEncoder(nn.Module):
             channels = out
         self.convolutions = nn.Sequential(*layers)
         features = channels * math.prod(sizes[-1])
-        self.head = nn.Sequential(nn.Linear(features + embedding, hidden), nn.SiLU(), nn.Linear(hidden, outputs))
+        self.head = mlp(features + embedding, outputs, [hidden], dropout=dropout)
 
     def forward(self, x: Float[Tensor, "b c h w"], embedding: Float[Tensor, "b e"] | None = None) -> Float[Tensor, "b outputs"]:
         h = self.convolutions(x).flatten(1)
@@ -106,14 +116,21 @@ class ConvDecoder(nn.Module):
     """The mirror image: vectors (B, inputs), beside them an embedding -> images (B, *shape). Arguments as `ConvEncoder`'s."""
 
     def __init__(
-        self, inputs: int, shape: tuple[int, ...], width: int = 32, depth: int = 0, embedding: int = 0, hidden: int = 256
+        self,
+        inputs: int,
+        shape: tuple[int, ...],
+        width: int = 32,
+        depth: int = 0,
+        embedding: int = 0,
+        hidden: int = 256,
+        dropout: float = 0.0,
     ):
         super().__init__()
         channels, height, length = shape
         sizes = pyramid(height, length)
         inner = widths(width, len(sizes) - 1)
         self.start = (inner[-1], *sizes[-1])
-        self.head = nn.Sequential(nn.Linear(inputs + embedding, hidden), nn.SiLU(), nn.Linear(hidden, math.prod(self.start)))
+        self.head = mlp(inputs + embedding, math.prod(self.start), [hidden], dropout=dropout)
         layers: list[nn.Module] = []
         for i in range(len(sizes) - 1, 0, -1):
             out = inner[i - 2] if i > 1 else channels

@@ -50,9 +50,9 @@ def draw_condition(condition: Condition, n: int, rng: Rng) -> Tensor:
 class Flat(nn.Module):
     """A multi-layer perceptron on x (B, ...) flattened, with an embedding (B, e) beside it -> (B, outputs)."""
 
-    def __init__(self, inputs: int, outputs: int, width: int, depth: int):
+    def __init__(self, inputs: int, outputs: int, width: int, depth: int, dropout: float = 0.0):
         super().__init__()
-        self.body = mlp(inputs, outputs, [width] * depth)
+        self.body = mlp(inputs, outputs, [width] * depth, dropout=dropout)
 
     def forward(self, x: Tensor, embedding: Tensor | None = None) -> Tensor:
         x = x.flatten(1)
@@ -69,6 +69,7 @@ class VAE(nn.Module):
         network: auto (conv for images larger than 8 x 8, mlp else), mlp or conv.
         width: Width of the mlp's layers, or channels of the conv's first stage; None: 256 or 32.
         depth: Hidden layers of the mlp, or residual blocks per stage of the conv; None: 2 or 0.
+        dropout: Rate at which hidden units are dropped; None: 0.1 for the mlp on images, else 0.
         beta: Weight of the KL (1: a bound on the likelihood; more: fewer and more independent latents).
         beta_warmup: Updates over which that weight grows from 0.
         draws: Draws of z per datum and update.
@@ -92,6 +93,7 @@ class VAE(nn.Module):
         network: Literal["auto", "mlp", "conv"] = "auto",
         width: int | None = None,
         depth: int | None = None,
+        dropout: float | None = None,
         beta: float = 1.0,
         beta_warmup: int = 0,
         draws: int = 1,
@@ -111,17 +113,23 @@ class VAE(nn.Module):
         if network == "auto":
             network = "conv" if spec.kind == "image" and max(spec.shape[1:]) > 8 else "mlp"
         outputs = self.likelihood.channels
+        if dropout is None:  # images are few for what an mlp could learn by heart; vectors are not
+            dropout = 0.1 if spec.kind == "image" and network == "mlp" else 0.0
+        # strided convolutions share their weights over the image and bear larger steps
+        self.learning_rate = 2e-3 if network == "conv" else 1e-3
         if network == "conv":
             if spec.kind != "image":
                 raise UserError(f"network='conv' is for images, '{spec.name}' holds {spec.kind}; use network='mlp'.")
             width, depth = 32 if width is None else width, 0 if depth is None else depth
             channels, *size = spec.shape
-            self.encoder = encoder or ConvEncoder(spec.shape, 2 * latent_dim, width, depth, beside)
-            self.decoder = decoder or ConvDecoder(latent_dim, (outputs * channels, *size), width, depth, beside)
+            self.encoder = encoder or ConvEncoder(spec.shape, 2 * latent_dim, width, depth, beside, dropout=dropout)
+            self.decoder = decoder or ConvDecoder(
+                latent_dim, (outputs * channels, *size), width, depth, beside, dropout=dropout
+            )
         elif network == "mlp":
             width, depth = 256 if width is None else width, 2 if depth is None else depth
-            self.encoder = encoder or Flat(spec.dimensions + beside, 2 * latent_dim, width, depth)
-            self.decoder = decoder or Flat(latent_dim + beside, outputs * spec.dimensions, width, depth)
+            self.encoder = encoder or Flat(spec.dimensions + beside, 2 * latent_dim, width, depth, dropout)
+            self.decoder = decoder or Flat(latent_dim + beside, outputs * spec.dimensions, width, depth, dropout)
         else:
             raise UserError(f"network is auto, mlp or conv, not {network!r}.")
         if beta_warmup:
@@ -183,7 +191,8 @@ class VAE(nn.Module):
     def players(self) -> list[Player]:
         """One: encoder and decoder together."""
         count = self._count if self.beta_warmup else None
-        return [Player("vae", self, loss=self.loss, optimizer=OptimizerSettings(learning_rate=1e-3), after_update=count)]
+        optimizer = OptimizerSettings(learning_rate=self.learning_rate)
+        return [Player("vae", self, loss=self.loss, optimizer=optimizer, after_update=count)]
 
     # Samples, Encodes, Decodes, Density
 
