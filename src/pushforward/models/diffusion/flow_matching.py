@@ -271,7 +271,7 @@ class FlowMatching(nn.Module):
         x: Float[Tensor, "b *shape"],
         *,
         condition: Tensor | None = None,
-        steps: int = 32,
+        steps: int = 16,
         solver: str = "heun",
         probes: int = 8,
         generator: Generator = 0,
@@ -279,7 +279,8 @@ class FlowMatching(nn.Module):
         """log p(x) = log N(z; 0, I) + int_0^1 div v(x_t, t) dt along the ODE from x to its noise z (Chen et al. 2018), nats.
 
         Up to 64 dimensions the divergence is exact and stderr 0; beyond it is Hutchinson's estimate with `probes` random
-        signs (at least 2), fixed by `generator`, and stderr their spread. The ODE itself is solved in `steps` steps.
+        signs (at least 2), fixed by `generator`, and stderr their spread. The ODE itself is solved in `steps` steps, whose error is
+        not in stderr (on digits, 0.4 nats of 30 with 16 steps of Heun's method, 0.1 with 32).
         Without a condition: the density of all data together, which condition_dropout taught.
         """
         if probes < 2:
