@@ -13,6 +13,8 @@ networks", arXiv:1511.06434.
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -76,7 +78,7 @@ class DCGANGenerator(nn.Module):
         last = len(plan) - 2  # the output has a bias, as no norm follows it
         self.ups = nn.ModuleList(
             nn.ConvTranspose2d(coarse, fine, 4, stride=2, padding=1, bias=level == last)
-            for level, (coarse, fine) in enumerate(zip(self.channels, self.channels[1:], strict=False))
+            for level, (coarse, fine) in enumerate(pairwise(self.channels))
         )
         initialise(self)
 
@@ -103,7 +105,7 @@ class DCGANCritic(nn.Module):
         channels = [shape[0], *(width * min(2**level, 8) for level in range(len(self.plan) - 1))]
         self.downs = nn.ModuleList(
             nn.Conv2d(fine, coarse, 4, stride=2, padding=1, bias=level == 0)
-            for level, (fine, coarse) in enumerate(zip(channels, channels[1:], strict=False))
+            for level, (fine, coarse) in enumerate(pairwise(channels))
         )
         self.norms = nn.ModuleList([nn.Identity(), *(nn.BatchNorm2d(c, momentum=MOMENTUM) for c in channels[2:])])
         self.shift = nn.Linear(embedding, channels[1], bias=False) if embedding else None

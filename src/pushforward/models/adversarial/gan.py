@@ -19,8 +19,6 @@ Goodfellow et al. 2014, arXiv:1406.2661; Radford et al. 2016, arXiv:1511.06434; 
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -29,6 +27,7 @@ from pushforward.data.batches import Batch
 from pushforward.data.spec import Condition, DataSpec
 from pushforward.errors import UserError
 from pushforward.models.adversarial.objectives import objective as objective_of
+from pushforward.models.adversarial.penalties import r1 as r1_penalty
 from pushforward.models.contract import Generator, Loss, OptimizerSettings, Player, device_of
 from pushforward.nets.conditioning import ConditionEmbedding
 from pushforward.nets.dcgan import SMALLEST, DCGANCritic, DCGANGenerator
@@ -38,6 +37,15 @@ from pushforward.randomness import Rng, as_rng
 EMBEDDING = 32  # the width of a condition's vector
 
 
+def keep_variance(network: nn.Module) -> None:
+    """He et al. 2015's draw: activations as wide after a layer as before. With torch's own a generator starts as a point,
+    and a point is pulled about as one: it takes long to spread, or ends on a part of the data."""
+    for module in network.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.kaiming_normal_(module.weight)
+            nn.init.zeros_(module.bias)
+
+
 class MLPGenerator(nn.Module):
     """z (B, latent_dim), embedding or None -> x (B, *shape), in [-1, 1] where `bounded`."""
 
@@ -45,6 +53,7 @@ class MLPGenerator(nn.Module):
         super().__init__()
         self.shape, self.bounded = tuple(shape), bounded
         self.net = mlp(latent_dim + embedding, int(torch.Size(shape).numel()), (width,) * 3, "relu")
+        keep_variance(self.net)
 
     def forward(self, z: Float[Tensor, "b d"], embedding: Float[Tensor, "b e"] | None = None) -> Float[Tensor, "b *shape"]:
         x = self.net(z if embedding is None else torch.cat([z, embedding], 1)).unflatten(1, self.shape)
@@ -57,6 +66,7 @@ class MLPCritic(nn.Module):
     def __init__(self, shape: tuple[int, ...], width: int, embedding: int):
         super().__init__()
         self.net = mlp(int(torch.Size(shape).numel()) + embedding, 1, (width,) * 3, "leaky-relu")
+        keep_variance(self.net)
 
     def forward(self, x: Float[Tensor, "b *shape"], embedding: Float[Tensor, "b e"] | None = None) -> Float[Tensor, " b"]:
         x = x.flatten(1)
@@ -91,8 +101,9 @@ class GAN(nn.Module):
         latent_dim: dimension of z ~ N(0, I).
         objective: what the two sides minimise: "non-saturating" or "minimax" (saturates, for study).
         network: "dcgan" (convolutions, images of 8 to 128 pixels a side), "mlp", or "auto": dcgan for images.
-        width: channels of the finest convolutions, doubling as sizes halve; a quarter of the units of an MLP's layers.
+        width: channels of the finest convolutions, doubling as sizes halve; an eighth of the units of an MLP's layers.
         critic_steps: updates of the critic for each one of the generator.
+        r1: weight of the penalty on the critic's slope at real data; 0: none.
         learning_rate: of the generator.
         critic_learning_rate: of the critic; None: the generator's.
         generator_network: your own module instead: z (B, latent_dim) -> x (B, *shape); where the data have a
@@ -106,9 +117,10 @@ class GAN(nn.Module):
         *,
         latent_dim: int = 64,
         objective: str = "non-saturating",
-        network: Literal["auto", "mlp", "dcgan"] = "auto",
-        width: int = 64,
+        network: str = "auto",
+        width: int = 32,
         critic_steps: int = 1,
+        r1: float = 0.0,
         learning_rate: float = 2e-4,
         critic_learning_rate: float | None = None,
         generator_network: nn.Module | None = None,
@@ -117,6 +129,7 @@ class GAN(nn.Module):
         super().__init__()
         self.spec, self.latent_dim, self.critic_steps = spec, latent_dim, critic_steps
         self.objective = objective_of(objective)
+        self.r1 = r1
         self.learning_rate, self.critic_learning_rate = learning_rate, critic_learning_rate or learning_rate
         if spec.condition is not None and spec.condition.kind not in ("class", "attributes"):
             raise UserError(f"a GAN takes a class or attributes as condition, not {spec.condition.kind}.")
@@ -132,13 +145,11 @@ class GAN(nn.Module):
             generator_network = (
                 DCGANGenerator(spec.shape, latent_dim, width, embedding)
                 if network == "dcgan"
-                else MLPGenerator(spec.shape, latent_dim, 4 * width, embedding, bounded=image)
+                else MLPGenerator(spec.shape, latent_dim, 8 * width, embedding, bounded=image)
             )
         if critic_network is None:
             critic_network = (
-                DCGANCritic(spec.shape, width, embedding)
-                if network == "dcgan"
-                else MLPCritic(spec.shape, 4 * width, embedding)
+                DCGANCritic(spec.shape, width, embedding) if network == "dcgan" else MLPCritic(spec.shape, 8 * width, embedding)
             )
         self.generator, self.critic = generator_network, critic_network
         self.generator_embedding = None if spec.condition is None else ConditionEmbedding(spec.condition, EMBEDDING)
@@ -181,7 +192,11 @@ class GAN(nn.Module):
                 "fake logit": fake_logits.float().mean(),
                 "accuracy": ((real_logits > 0).float().mean() + (fake_logits < 0).float().mean()) / 2,
             }
-        return Loss(self.objective.critic(real_logits, fake_logits), terms)
+        total = self.objective.critic(real_logits, fake_logits)
+        if self.r1:
+            penalty = r1_penalty(lambda x: self._judge(x, batch.condition), batch.x, fake, rng)
+            total, terms["r1"] = total + self.r1 * penalty, penalty.detach()
+        return Loss(total, terms)
 
     def generator_loss(self, batch: Batch, rng: Rng) -> Loss:
         """The generator against the critic as it stands; of the batch only the conditions are used."""
