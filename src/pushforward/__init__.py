@@ -11,7 +11,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from pushforward._version import VERSION as __version__
 
 _HOMES = {
     "load_data": "data.loading",
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from pushforward.training.runs import Run, load, train
     from pushforward.zoo import create
 
-__all__ = ["Run", "UserError", "check_model", "compare", "create", "evaluate", "load", "load_data", "train"]
+__all__ = ["Run", "UserError", "__version__", "check_model", "compare", "create", "evaluate", "load", "load_data", "train"]
 
 
 def __getattr__(name: str) -> Any:

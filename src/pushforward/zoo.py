@@ -121,6 +121,8 @@ def create(name: str, spec: DataSpec, **settings: Any) -> nn.Module:
     for key in settings:
         if key not in valid:
             raise UserError(f"'{name}' has no setting '{key}'; {nearest(key, valid)}")
+        if isinstance(settings[key], int) and settings[key] < 0:
+            raise UserError(f"{key} = {settings[key]} was given; sizes and counts of '{name}' are not negative.")
     built = line.load()(spec, **{**line.settings, **settings})
     built.name, built.settings = name, settings  # type: ignore[assignment]
     return built

@@ -37,9 +37,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     verb, *rest = arguments
     try:
         if verb in ("--version", "-V"):
-            from pushforward import __version__
+            from pushforward._version import VERSION
 
-            print(__version__)
+            print(VERSION)
             return 0
         if verb not in VERBS:
             raise UserError(f"there is no verb '{verb}'; {nearest(verb, VERBS)}")

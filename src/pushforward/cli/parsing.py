@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -29,16 +28,21 @@ class Parser(ArgumentParser):
 
     def format_help(self) -> str:
         text = re.sub(r"(--[\w.]+)", lambda m: m.group().replace("_", "-"), super().format_help())
-        return re.sub(r" ?\((?:type|required)[^()]*(?:\([^()]*\))?[^()]*\)", "", text) if "--verbose" in sys.argv else text
+        text = re.sub(r"\s*\(type:[^()]*?default:\s+null\)", "", text)
+        return re.sub(r"\(type:[^()]*?default:\s+", "(default: ", text)
 
     def understand(self, argv: Sequence[str]) -> Namespace:
+        """Parses; a mistake is a UserError. A yes/no option alone means yes: `--resume` is `--resume=true`."""
         words = underscored(argv)
-        known = [option for action in self._actions for option in action.option_strings]
-        for word in words:
+        actions = {option: action for action in self._actions for option in action.option_strings}
+        for i, word in enumerate(words):
             option = word.split("=")[0]
-            if option.startswith("--") and option not in known and not any(option.startswith(k + ".") for k in known):
-                shown = [k.replace("_", "-") for k in known]
+            if option.startswith("--") and option not in actions:
+                shown = [known.replace("_", "-") for known in actions if known.startswith("--")]
                 raise UserError(f"there is no option {option.replace('_', '-')}; {nearest(option.replace('_', '-'), shown)}")
+            alone = i + 1 == len(words) or words[i + 1].startswith("--")
+            if word in actions and alone and getattr(actions[word], "_typehint", None) is bool:
+                words[i] = f"{word}=true"
         try:
             return self.parse_args(words)
         except ArgumentError as error:

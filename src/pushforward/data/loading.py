@@ -1,6 +1,7 @@
-"""`load_data`: any data by one name. This file imports nothing heavy, so that the command line's help is quick."""
+"""`load_data`: any data by one name. This file imports nothing heavy, so that the command line's help is quick.
 
-from __future__ import annotations
+Annotations are evaluated here, not postponed: whoever reads the signature would import torch to resolve postponed ones.
+"""
 
 import dataclasses
 import difflib
@@ -55,7 +56,7 @@ def load_data(
     strict: bool = False,
     n: int | None = None,
     seed: int = 0,
-) -> Data:
+) -> "Data":
     """Loads any data: what it is, is inferred from it and said in the result's `notes`.
 
     Args:
@@ -123,7 +124,7 @@ def _recipe(source: Any, options: Options) -> dict[str, Any]:
     return {"source": text, **changed}
 
 
-def _dispatch(source: Any, options: Options) -> Data:
+def _dispatch(source: Any, options: Options) -> "Data":
     if not isinstance(source, (str, os.PathLike)):
         return _from_memory(source, options)
     text = os.fspath(source)
@@ -143,7 +144,7 @@ def _dispatch(source: Any, options: Options) -> Data:
     return _unknown(text, path, options)
 
 
-def _unknown(text: str, path: Path, options: Options) -> Data:
+def _unknown(text: str, path: Path, options: Options) -> "Data":
     """A string that is nothing here: a name on the hub if it can be one, else an error with the nearest that is."""
     parent = path.parent
     beside: list[str] = []
@@ -164,7 +165,7 @@ def _unknown(text: str, path: Path, options: Options) -> Data:
     return load_hub(text, options, list(BUILT_IN))
 
 
-def _from_memory(source: Any, options: Options) -> Data:
+def _from_memory(source: Any, options: Options) -> "Data":
     module = type(source).__module__.split(".")[0]
     if module == "pandas" and hasattr(source, "columns"):
         from pushforward.data.tables import load_frames
@@ -188,7 +189,7 @@ def _from_memory(source: Any, options: Options) -> Data:
     return load_arrays(arrays, options, "<array>")
 
 
-def _file(path: Path, options: Options) -> Data:
+def _file(path: Path, options: Options) -> "Data":
     if not os.access(path, os.R_OK):
         raise PermissionError(13, "no permission", str(path))
     suffix, name = path.suffix.lower(), path.stem
@@ -231,7 +232,7 @@ def _sibling(path: Path) -> Path | None:
     return other if stem != path.stem and other.is_file() else None
 
 
-def _tables(paths: dict[str, list[Path]], options: Options, name: str, notes: list[str]) -> Data:
+def _tables(paths: dict[str, list[Path]], options: Options, name: str, notes: list[str]) -> "Data":
     if paths["train"][0].suffix.lower() == ".parquet":
         from pushforward.data.hub import load_parquet
 
@@ -244,7 +245,7 @@ def _tables(paths: dict[str, list[Path]], options: Options, name: str, notes: li
     return load_frames(frames, options, name, notes)
 
 
-def _folder(folder: Path, options: Options) -> Data:
+def _folder(folder: Path, options: Options) -> "Data":
     if not os.access(folder, os.R_OK | os.X_OK):
         raise PermissionError(13, "no permission", str(folder))
     name = folder.resolve().name

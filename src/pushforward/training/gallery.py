@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pushforward import __version__
+from pushforward._version import VERSION
 from pushforward.artefacts import write_picture
 from pushforward.data.batches import take
 from pushforward.models.contract import Decodes, Encodes, Samples, Trajectories, device_of
@@ -31,7 +31,7 @@ def sample_recipe(run: Any, n: int, seed: int, condition: Any, options: dict[str
     """What makes the same samples again; written into every file of samples."""
     asked = condition.tolist() if isinstance(condition, Tensor) else condition
     return {
-        "pushforward": __version__,
+        "pushforward": VERSION,
         "run": str(run.directory.resolve()),
         "model": run.record["model"]["name"],
         "weights": run.weights,
@@ -51,7 +51,7 @@ def sample_picture(run: Any, path: Path, seed: int = PICTURE_SEED) -> None:
     real = None if run.spec.kind in ("image", "tokens") else take(run.load_data().train, 2000)[0]
     path.parent.mkdir(parents=True, exist_ok=True)
     known = run.directory / "model.safetensors"
-    recipe = sample_recipe(run, n, seed, condition, {}) if known.exists() else {"pushforward": __version__, "seed": seed}
+    recipe = sample_recipe(run, n, seed, condition, {}) if known.exists() else {"pushforward": VERSION, "seed": seed}
     write_picture(draw_samples(run.spec, codes, condition=condition, real=real), path, recipe)
 
 
@@ -61,7 +61,7 @@ def draw_run(run: Any) -> list[Path]:
 
     def keep(name: str, picture: Any) -> None:
         path = run.directory / name
-        write_picture(picture, path, {"pushforward": __version__, "run": str(run.directory), "seed": PICTURE_SEED})
+        write_picture(picture, path, {"pushforward": VERSION, "run": str(run.directory), "seed": PICTURE_SEED})
         written.append(path)
 
     if run.history:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from pushforward import zoo
+from pushforward._version import VERSION
 from pushforward.artefacts import read_yaml, write_yaml
 from pushforward.data.batches import STREAM, Batch, Batches, Data, Split, take
 from pushforward.data.loading import load_data
@@ -477,8 +478,6 @@ def _record(
     measured: dict[str, Any], device: torch.device, world: int,
 ) -> dict[str, Any]:  # fmt: skip
     """run.yaml: everything that is needed to sample without code and to train the same again."""
-    from pushforward import __version__
-
     counts = {
         part: min(len(split), STREAM) if len(split) < STREAM else "endless"
         for part, split in (("train", data.train), ("validation", data.validation), ("test", data.test))
@@ -486,7 +485,7 @@ def _record(
     }
     return {
         "format": FORMAT,
-        "version": __version__,
+        "version": VERSION,
         "model": {"name": name, "settings": _plain_settings(model)},
         "data": {"source": data.source, "spec": data.spec.to_dict(), "counts": counts, "notes": data.notes},
         "training": {**settings.to_dict(), "batch_size": size, "steps": steps, "precision": precision, "measured": measured},
