@@ -271,16 +271,16 @@ class FlowMatching(nn.Module):
         x: Float[Tensor, "b *shape"],
         *,
         condition: Tensor | None = None,
-        steps: int = 16,
-        solver: str = "heun",
+        steps: int = 12,
+        solver: str = "rk4",
         probes: int = 8,
         generator: Generator = 0,
     ) -> LogProb:
         """log p(x) = log N(z; 0, I) + int_0^1 div v(x_t, t) dt along the ODE from x to its noise z (Chen et al. 2018), nats.
 
         Up to 64 dimensions the divergence is exact and stderr 0; beyond it is Hutchinson's estimate with `probes` random
-        signs (at least 2), fixed by `generator`, and stderr their spread. The ODE itself is solved in `steps` steps, whose error is
-        not in stderr (on digits, 0.4 nats of 30 with 16 steps of Heun's method, 0.1 with 32).
+        signs (at least 2), fixed by `generator`, and stderr their spread. The ODE is solved in `steps` steps, shorter near the data
+        where the velocity bends most; their error is not in stderr (on digits 0.15 nats of 30 with 8 steps, 0.01 with 16).
         Without a condition: the density of all data together, which condition_dropout taught.
         """
         if probes < 2:
@@ -304,7 +304,7 @@ class FlowMatching(nn.Module):
                 return torch.cat([v, divergence], 1).detach()
 
             state = torch.cat([x.detach().clone().flatten(1), x.new_zeros(rows, estimates)], 1)
-            state = integrate(rates, state, self._times(steps, x), find_solver(solver))
+            state = integrate(rates, state, self._times(steps, x) ** 2, find_solver(solver))
         z, integrals = state[:, :dimensions].float(), state[:, dimensions:].float()
         base = -0.5 * (z**2).sum(1) - 0.5 * dimensions * math.log(2 * math.pi)
         stderr = torch.zeros_like(base) if estimates == 1 else integrals.std(1) / math.sqrt(estimates)
