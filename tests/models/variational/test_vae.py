@@ -257,6 +257,9 @@ def test_the_condition_reaches_encoder_and_decoder():
         )
         for chunk in (1, 7, 100):
             torch.testing.assert_close(model.log_prob(x, condition=mixed, draws=3, chunk=chunk).value, expected)
+        # without one: half the first class, half the second, none of the third
+        both = torch.stack([model.log_prob(x, condition=c).value for c in (zero, one)])
+        torch.testing.assert_close(model.log_prob(x).value, both.logsumexp(0) - math.log(2))
     model.condition_dropout = 1.0  # all hidden: the classes do not matter
     totals = [model.loss(Batch(x, c), stream()).total for c in (zero, one)]
     assert torch.equal(*totals)

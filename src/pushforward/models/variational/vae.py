@@ -15,6 +15,7 @@ Higgins et al. 2017 (beta); Bowman et al. 2016, arXiv:1511.06349 (warm-up of the
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import torch
@@ -236,11 +237,21 @@ class VAE(nn.Module):
     ) -> LogProb:
         """The importance-weighted bound with `draws` draws: a function of x, its draws being the same at each call.
 
-        chunk: how many codes are decoded at a time; None: as many as make about 2 million numbers.
+        Without a condition, where the data have classes, it is the mixture over them that `sample` draws from (as many times
+        the work as there are classes). chunk: how many codes are decoded at a time; None: as many as make about 2 million
+        numbers.
         """
         noise = SampleRng(EVALUATION_SEED, device=device_of(self)).randn(draws, self.latent_dim).to(x.dtype)
         chunk = chunk or min(max(1, 2**21 // self.spec.dimensions), 2**14)
-        return LogProb(iwae_bound(self, x, noise, self.embedding(condition, len(x)), chunk), "bound")
+        if condition is not None or self.spec.classes is None:
+            return LogProb(iwae_bound(self, x, noise, self.embedding(condition, len(x)), chunk), "bound")
+        rates = self.spec.condition.frequencies if self.spec.condition else ()
+        parts = []
+        for label, rate in enumerate(rates or [1 / self.spec.classes] * self.spec.classes):
+            if rate > 0:
+                embedding = self.embedding(torch.full((len(x),), label), len(x))
+                parts.append(math.log(rate / (sum(rates) or 1)) + iwae_bound(self, x, noise, embedding, chunk))
+        return LogProb(torch.stack(parts).logsumexp(0), "bound")
 
 
 _likelihood = likelihood  # the option of the same name hides it in `VAE.__init__`
