@@ -279,8 +279,8 @@ class FlowMatching(nn.Module):
         """log p(x) = log N(z; 0, I) + int_0^1 div v(x_t, t) dt along the ODE from x to its noise z (Chen et al. 2018), nats.
 
         Up to 64 dimensions the divergence is exact and stderr 0; beyond it is Hutchinson's estimate with `probes` random
-        signs (at least 2), fixed by `generator`, and stderr their spread. The ODE is solved in `steps` steps, shorter near the data
-        where the velocity bends most; their error is not in stderr (on digits 0.15 nats of 30 with 8 steps, 0.01 with 16).
+        signs (at least 2), fixed by `generator`, and stderr their spread. The ODE is solved in `steps` steps, shorter near the
+        data where the velocity bends most; their error is not in stderr (on digits 0.15 nats of 30 with 8 steps, 0.01 with 16).
         Without a condition: the density of all data together, which condition_dropout taught.
         """
         if probes < 2:
