@@ -79,8 +79,8 @@ class Moments:
                 values, columns = leading(lambda block: y.T @ (y @ block), dimensions, k, y)
                 directions = columns.T
             else:
-                _, singular, directions = torch.linalg.svd(y, full_matrices=False)
-                values = singular.square()
+                columns, singular, _ = torch.linalg.svd(y.T, full_matrices=False)  # LAPACK is faster on the tall one
+                values, directions = singular.square(), columns.T
         else:
             offset = self.first / self.n
             covariance = self.second / self.n - torch.outer(offset, offset)
