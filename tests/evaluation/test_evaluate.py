@@ -12,7 +12,7 @@ from torch import nn
 from pushforward.data.batches import STREAM, ArraySplit, Data, WindowSplit, take
 from pushforward.data.spec import Column, Condition, DataSpec, Vocabulary
 from pushforward.errors import UserError
-from pushforward.evaluation.evaluate import evaluate
+from pushforward.evaluation.evaluate import evaluate, sides
 from pushforward.evaluation.features import feature_space, matrix
 from pushforward.evaluation.likelihood import bits_per_dimension, membership
 from pushforward.evaluation.records import Evaluation, Measure
@@ -142,6 +142,19 @@ def test_collapse_onto_one_class_is_seen_without_labels_being_asked_for():
     assert found.protocol["conditions"] == "none"
 
 
+def test_the_parts_of_the_data_do_not_meet():
+    """What is fitted on, what makes the floor and what is compared with are apart, and together they are all the data."""
+    places = ArraySplit(torch.arange(100))
+    cut = sides(Data(DIGITS, places, test=ArraySplit(torch.arange(100, 130))), [])
+    parts = [take(part)[0] for part in (cut.fit, cut.floor, cut.held)]
+    assert [len(part) for part in parts] == [67, 33, 30]
+    assert torch.equal(torch.cat(parts).sort().values, torch.arange(130))
+    cut = sides(Data(DIGITS, places), notes := [])
+    parts = [take(part)[0] for part in (cut.fit, cut.floor, cut.held)]
+    assert [len(part) for part in parts] == [34, 16, 50] and torch.equal(parts[2], cut.own) and notes
+    assert torch.equal(torch.cat(parts).sort().values, torch.arange(100))
+
+
 def test_the_floor_is_not_flattered_by_the_feature_network():
     """Data that the classifier was fitted on lie apart from new ones in its features; the floor is taken elsewhere. The
     floor of KID then is 0 within its interval."""
@@ -197,7 +210,7 @@ def test_tiny_sets_do_not_crash(train, test):
 def test_without_held_out_data_copies_are_caught_all_the_same():
     """Samples are training data; half of them are also the reference, which is compared with all but itself."""
     data, rest = digits(600, 0)
-    copying = evaluate(MadeUpRun(DIGITS, resampled(data.train)), data, progress=False, features="pixels")
+    copying = evaluate(MadeUpRun(DIGITS, resampled(data.train)), data, n=120, progress=False, features="pixels")
     assert copying["suspected copies"].value == 1 and copying["suspected copies"].floor < 0.05
     fresh = evaluate(MadeUpRun(DIGITS, resampled(rest)), data, progress=False, features="pixels")
     assert fresh["suspected copies"].real
