@@ -12,13 +12,13 @@ def gaussian(n, d, seed, shift=0.0):
 
 
 def test_two_halves_of_one_set_cannot_be_told_apart():
-    """At most 3 of 12 intervals miss one half: probability below 2 % if each misses 5 %."""
+    """At most 5 of 40 intervals miss one half: it would be more in 1 of 70 experiments if each misses 5 %."""
     missed = 0
-    for i in range(12):
+    for i in range(40):
         value, low, high = two_sample_accuracy(gaussian(150, 20, i), gaussian(150, 20, 100 + i), seed=i)
         missed += not low <= 0.5 <= high
-        assert 0.35 < value < 0.65
-    assert missed <= 3
+        assert 0.3 < value < 0.7
+    assert missed <= 5
 
 
 def test_different_sets_are_told_apart():
