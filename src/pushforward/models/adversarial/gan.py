@@ -103,7 +103,7 @@ class GAN(nn.Module):
         network: "dcgan" (convolutions, images of 8 to 128 pixels a side), "mlp", or "auto": dcgan for images.
         width: channels of the finest convolutions, doubling as sizes halve; an eighth of the units of an MLP's layers.
         critic_steps: updates of the critic for each one of the generator.
-        r1: weight of the penalty on the critic's slope at real data; 0: none.
+        r1: weight of the penalty on the critic's slope at real data (penalties.py); 0: none.
         learning_rate: of the generator.
         critic_learning_rate: of the critic; None: the generator's.
         generator_network: your own module instead: z (B, latent_dim) -> x (B, *shape); where the data have a
@@ -120,8 +120,8 @@ class GAN(nn.Module):
         network: str = "auto",
         width: int = 32,
         critic_steps: int = 1,
-        r1: float = 0.0,
-        learning_rate: float = 2e-4,
+        r1: float = 0.5,
+        learning_rate: float = 5e-4,
         critic_learning_rate: float | None = None,
         generator_network: nn.Module | None = None,
         critic_network: nn.Module | None = None,
