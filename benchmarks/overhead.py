@@ -23,7 +23,7 @@ from pushforward.models.contract import Loss, Player
 from pushforward.nets.mlp import mlp
 from pushforward.randomness import Rng
 from pushforward.training.loop import Loop
-from pushforward.training.precision import choose_precision, hardware
+from pushforward.training.precision import choose_pace, hardware
 from pushforward.training.settings import TrainingSettings
 
 DIMENSIONS, BATCH, STEPS, ROUNDS = 64, 64, 400, 9
@@ -117,7 +117,10 @@ def ours(model: Regression | Duel, data: Tensor) -> Callable[[], None]:
 
 def overhead() -> None:
     data = torch.randn(20_000, DIMENSIONS)
-    cases = {"one player": (by_hand_one(data), ours(Regression(), data)), "two players": (by_hand_two(data), ours(Duel(), data))}
+    cases = {
+        "one player": (by_hand_one(data), ours(Regression(), data)),
+        "two players": (by_hand_two(data), ours(Duel(), data)),
+    }
     for name, (theirs, mine) in cases.items():
         times: dict[str, list[float]] = {"hand": [], "ours": []}
         for _ in range(ROUNDS + 1):
@@ -152,10 +155,9 @@ def gains() -> None:
         def losses(players=players, x=x) -> list[Tensor]:
             return [player.loss(Batch(x), UpdateRng(seed_everything(0, device))).total for player in players]
 
-        chosen, measured = choose_precision(model, losses, device, {"benchmark": name, "at": time.time()})
-        figures = "   ".join(f"{key} {1e3 * value:.1f} ms" for key, value in measured.items() if isinstance(value, float))
-        gain = measured["fp32"] / measured[chosen]
-        print(f"{name:<12} {figures}   chosen {chosen}, {gain:.2f} times float32")
+        pace = choose_pace(model, losses, device, {"benchmark": name, "at": time.time()})
+        figures = "   ".join(f"{key} {1e3 * value:.1f} ms" for key, value in pace.measured.items())
+        print(f"{name:<12} {figures}   chosen: {pace.precision}, {pace.threads} thread(s)")
 
 
 if __name__ == "__main__":

@@ -78,7 +78,7 @@ ZOO: dict[str, Method] = {
         "Flow matching: regress the velocity of straight paths from noise to data, sample by an ODE",
         "Lipman et al. 2023, arXiv:2210.02747; Liu et al. 2023, arXiv:2209.03003",
         CONTINUOUS,
-        training={"steps": 10_000, "batch_size": 128},
+        training={"steps": 3_000, "batch_size": 128},
     ),
     "gpt": Method(
         "autoregressive",

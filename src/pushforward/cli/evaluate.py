@@ -56,6 +56,4 @@ def measure_and_report(run: Any, data: Any = None, **options: Any) -> None:
     evaluation = evaluate(run, data, **options)
     console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else 120)
     console.print(evaluation.table())
-    for measure, reason in evaluation.protocol.get("left_out", {}).items():
-        console.print(f"[dim]left out: {measure}: {reason}")
     console.print(f"report: {write_report(run.directory)}")

@@ -9,10 +9,10 @@ from typing import Any
 from pushforward.cli.parsing import Parser, peel, plain
 from pushforward.errors import UserError
 
-DESCRIPTION = """Draws samples from a run. Sample i is a function of (seed, i): the same whatever -n and --batch-size. The ending of
---out says how to write them: .png a grid, .npz or .npy the values, .csv or .parquet a table, .txt text, a folder/ one picture
-each. Every file carries its recipe; --again FILE makes it anew. A model's own sampling options (steps, guidance, temperature)
-come as options of their own: `pushforward sample RUN --help` lists them."""
+DESCRIPTION = """Draws samples from a run. Sample i is a function of (seed, i): the same whatever -n and --batch-size. The
+ending of --out says how to write them: .png a grid, .npz or .npy the values, .csv or .parquet a table, .txt text, a folder/
+one picture each. Every file carries its recipe; --again FILE makes it anew. A model's own sampling options (steps, guidance,
+temperature) come as options of their own: `pushforward sample RUN --help` lists them."""
 
 
 def run(argv: Sequence[str]) -> None:

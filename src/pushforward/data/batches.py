@@ -162,13 +162,16 @@ class Batches:
         start = step * self.global_size + self.rank * self.batch_size
         if len(self.split) >= STREAM:
             return torch.arange(start, start + self.batch_size)
+        epoch, offset = divmod(start, len(self.split))
+        if offset + self.batch_size <= len(self.split):
+            return self._permutation(epoch)[offset : offset + self.batch_size]
         parts, need = [], self.batch_size
         while need:
             epoch, offset = divmod(start, len(self.split))
             taken = self._permutation(epoch)[offset : offset + need]
             parts.append(taken)
             start, need = start + len(taken), need - len(taken)
-        return parts[0] if len(parts) == 1 else torch.cat(parts)
+        return torch.cat(parts)
 
     def _read(self, step: int) -> tuple[Tensor, Tensor, Tensor | None]:
         index = self.indices(step)

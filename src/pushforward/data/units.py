@@ -107,28 +107,40 @@ class TableUnits(Units):
         super().__init__(spec)
         steps = spec.shape[0] if spec.kind == "series" else 1
         self.log_det = -steps * sum(math.log(column.scale) for column in spec.columns if column.kind == "number")
+        # One row for each column of x: column of codes, mean, scale, scale of dequantisation noise, category or -1, is flag.
+        rows: list[tuple[float, ...]] = []
+        for j, column in enumerate(spec.columns):
+            if column.kind == "number":
+                rows.append((j, column.mean, column.scale, column.integer / column.scale, -1, 0))
+                rows += [(j, 0.0, 1.0, 1.0, -1, 1)] * column.missing
+            else:
+                rows += [(j, 0.0, 1.0, 1.0, k, 0) for k in range(len(column.categories))]
+        self.layout = torch.tensor(rows, dtype=torch.float32).T.contiguous().unbind(0)
+        self.plain = all(c.kind == "number" and not c.missing and not c.integer for c in spec.columns)
 
     def to_model(self, codes: Tensor, rng: Rng | None = None) -> Tensor:
+        source, mean, scale, noise_scale, category, flag = self._layout(codes.device)
         codes = codes.to(torch.float32)
-        parts = []
-        for j, column in enumerate(self.spec.columns):
-            code = codes[..., j]
-            absent = torch.isnan(code)
-            if column.kind == "number":
-                if rng is not None and column.integer:
-                    code = code + (rng.rand_like(code) - 0.5)
-                fill = torch.zeros_like(code) if rng is None else rng.rand_like(code) - 0.5
-                parts.append(torch.where(absent, fill, (code - column.mean) / column.scale)[..., None])
-                if column.missing:
-                    flag = absent.float()[..., None] - 0.5
-                    parts.append(flag if rng is None else flag + (rng.rand_like(flag) - 0.5))
-            else:
-                onehot = torch.nn.functional.one_hot(code.nan_to_num(0).long(), len(column.categories)).float()
-                parts.append(onehot if rng is None else onehot + (rng.rand_like(onehot) - 0.5))
-        return torch.cat(parts, -1)
+        if self.plain:
+            return (codes - mean) / scale
+        codes = codes[..., source.long()]
+        absent = torch.isnan(codes)
+        noise = torch.zeros_like(codes) if rng is None else rng.rand_like(codes) - 0.5
+        x = (codes - mean) / scale + noise * noise_scale
+        x = torch.where(absent, noise, x)  # a number that is not there: anywhere in the middle
+        x = torch.where(flag > 0, absent.float() - 0.5 + noise, x)
+        return torch.where(category >= 0, (codes == category).float() + noise, x)
+
+    def _layout(self, device: torch.device) -> tuple[Tensor, ...]:
+        if self.layout[0].device != device:
+            self.layout = tuple(row.to(device) for row in self.layout)
+        return self.layout
 
     def to_codes(self, x: Tensor) -> Tensor:
         x, out, at = x.float(), [], 0
+        if self.plain:
+            _, mean, scale, *_ = self._layout(x.device)
+            return x * scale + mean
         for column in self.spec.columns:
             if column.kind == "number":
                 code = x[..., at] * column.scale + column.mean

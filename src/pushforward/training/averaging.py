@@ -13,6 +13,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
+DENSE, STRIDE = 100, 4
+
 
 class Average:
     """Moving average of a model's parameters; `used()` puts it in place of the weights for a while."""
@@ -23,9 +25,22 @@ class Average:
         self.parameters = list(self.named.values())
         self.values = [p.detach().clone() for p in self.parameters]
 
+    def step(self, step: int, examples: int) -> None:
+        """After update number `step` (from 0) with `examples` new examples. Beyond the first hundred it moves at every fourth,
+        four times as far: the same average at a quarter of the cost."""
+        if step < DENSE:
+            self.update((step + 1) * examples, examples)
+        elif (step + 1) % STRIDE == 0:
+            self.update((step + 1) * examples, STRIDE * examples)
+
+    def finish(self, steps: int, examples: int) -> None:
+        """At the end of a run, the updates since the last move."""
+        if steps > DENSE and steps % STRIDE:
+            self.update(steps * examples, (steps % STRIDE) * examples)
+
     @torch.no_grad()
     def update(self, seen: int, examples: int) -> None:
-        """After an update with `examples` new examples, `seen` in all."""
+        """Moves by `examples` new examples, of `seen` in all."""
         half_life = self.fraction * seen if self.half_life is None else self.half_life
         weight = 1.0 if half_life <= 0 else 1.0 - 0.5 ** (examples / half_life)
         torch._foreach_lerp_(self.values, [p.data for p in self.parameters], weight)

@@ -11,6 +11,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from pushforward.randomness import UpdateRng, mix, seed_everything
 from pushforward.training import checkpoints, engine
 from pushforward.training.averaging import Average
 from pushforward.training.log import Display, History, Trackers, Window
-from pushforward.training.precision import autocast
+from pushforward.training.precision import Pace, autocast
 from pushforward.training.settings import TrainingSettings, seconds
 
 
@@ -62,7 +63,8 @@ class _Turn:
 class Loop:
     """Moves the players of one model from `step` to the end of the run.
 
-    directory: of checkpoints and history, written by the first process alone. picture: called with the step, under averaged weights, whenever a sample picture is due.
+    directory: of checkpoints and history, written by the first process alone. picture: called with the step, under averaged
+    weights, whenever a sample picture is due.
     """
 
     def __init__(
@@ -73,7 +75,7 @@ class Loop:
         settings: TrainingSettings,
         *,
         steps: int | None,
-        precision: str = "fp32",
+        pace: Pace = Pace(),
         validation: Callable[[], list[Batch]] | None = None,
         directory: Path,
         display: Display | None = None,
@@ -82,7 +84,7 @@ class Loop:
         world: int = 1,
     ):
         self.model, self.players, self.batches, self.settings = model, players, batches, settings
-        self.steps, self.precision, self.directory = steps, precision, directory
+        self.steps, self.precision, self.threads, self.directory = steps, pace.precision, pace.threads, directory
         self.budget = seconds(settings.budget) if settings.budget else None
         self.history: list[dict[str, Any]] = []
         self.rank, self.world, self.device = rank, world, batches.device
@@ -102,8 +104,18 @@ class Loop:
         self.best: tuple[float, int] | None = None
         self.best_average: dict[str, Tensor] = {}
         self._stop = ""
-        self._pending: tuple[int, str, Tensor, dict[str, Tensor]] | None = None
+        self._pending: tuple[int, str, Tensor, Loss] | None = None
         self._thawed: str | None = None
+
+    def _groups(self, turn: _Turn) -> list[dict[str, Any]]:
+        """Weight decay is for matrices; biases and norms go without (as in GPT-2's training)."""
+        decay = turn.player.optimizer.weight_decay
+        if not decay:
+            return [{"params": turn.parameters, "weight_decay": 0.0}]
+        matrices = [p for p in turn.parameters if p.dim() > 1]
+        others = [p for p in turn.parameters if p.dim() <= 1]
+        groups = [{"params": matrices, "weight_decay": decay}, {"params": others, "weight_decay": 0.0}]
+        return [group for group in groups if group["params"]]
 
     def _optimizers(self) -> dict[str, AdamW]:
         """One for each set of parameters: two players on the same module (a lazy penalty) share it."""
@@ -114,10 +126,9 @@ class Loop:
             if key not in shared:
                 wanted = turn.player.optimizer
                 shared[key] = optimizers[name] = AdamW(
-                    turn.parameters,
+                    self._groups(turn),
                     lr=self.settings.learning_rate or wanted.learning_rate,
                     betas=wanted.betas,
-                    weight_decay=wanted.weight_decay,
                     fused=self.device.type in ("cuda", "cpu"),
                 )
             turn.optimizer = shared[key]
@@ -181,6 +192,7 @@ class Loop:
             self.display.close()
             for parameter in self.everyone:
                 parameter.requires_grad_(True)
+        self.average.finish(self.step, self.batches.global_size)  # after the checkpoint: a resumed run must not see it
         self.average.load(self.best_average or self.average.state())
         self.average._exchange()  # the model keeps the averaged weights
         self.model.eval()
@@ -213,7 +225,7 @@ class Loop:
                 loss = self._turn(self.turns[player.name], fetched[repeat], repeat)
                 window.add(player.name, {"loss": loss.total, **loss.terms})
         if self.turns:
-            self.average.update(self.seen + self.batches.global_size, self.batches.global_size)
+            self.average.step(self.step, self.batches.global_size)
 
     def _turn(self, turn: _Turn, batch: Batch, repeat: int) -> Loss:
         player = turn.player
@@ -226,30 +238,26 @@ class Loop:
         for parameter in turn.parameters:
             parameter.grad = None
         parts = batch.split(self.settings.accumulate)
-        total, terms = torch.zeros((), device=self.device), {}
+        found = []
         for number, part in enumerate(parts):
             generator = seed_everything(mix(self.settings.seed, self.step, turn.index, repeat, number), self.device)
             last = number == len(parts) - 1
-            if last or self.world == 1:
-                loss = self._backward(turn, part, generator, len(part) / len(batch))
-            else:
-                with turn.no_sync():
-                    loss = self._backward(turn, part, generator, len(part) / len(batch))
-            if len(parts) == 1:
-                total, terms = loss.total.detach(), loss.terms
-            else:
-                share = len(part) / len(batch)
-                total = total + share * loss.total.detach()
-                terms = {name: terms.get(name, 0.0) + share * value.detach() for name, value in loss.terms.items()}
-        norm = self._clip([p.grad for p in turn.parameters if p.grad is not None])
-        self._guard(player.name, total, norm, terms)
+            with nullcontext() if last or self.world == 1 else turn.no_sync():
+                found.append((len(part) / len(batch), self._backward(turn, part, generator, len(part) / len(batch))))
+        loss = found[0][1] if len(found) == 1 else _weighted(found)
+        gradients = [p.grad for p in turn.parameters if p.grad is not None]
+        norms = torch.stack(torch._foreach_norm(gradients))
+        self._guard(player.name, loss, norms)
+        self._clip(gradients, norms)
         optimizer = turn.optimizer
         assert optimizer is not None
-        optimizer.param_groups[0]["lr"] = self._learning_rate(player)
+        rate = self._learning_rate(player)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
         optimizer.step()
         if player.after_update is not None:
             player.after_update()
-        return Loss(total, terms)
+        return loss
 
     def _backward(self, turn: _Turn, part: Batch, generator: torch.Generator, share: float) -> Loss:
         with autocast(self.device, self.precision):
@@ -257,16 +265,17 @@ class Loop:
         (loss.total if share == 1 else loss.total * share).backward()
         return loss
 
-    def _clip(self, gradients: list[Tensor]) -> Tensor:
-        """Scales gradients to at most `clip` in norm, and returns the norm before."""
-        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
-        if self.settings.clip > 0:
-            if self.device.type == "cpu":
-                if norm.item() > self.settings.clip:
-                    torch._foreach_mul_(gradients, self.settings.clip / norm.item())
-            else:
-                torch._foreach_mul_(gradients, (self.settings.clip / (norm + 1e-12)).clamp(max=1.0))
-        return norm
+    def _clip(self, gradients: list[Tensor], norms: Tensor) -> None:
+        """Scales gradients to at most `clip` in norm; on a GPU without waiting for it."""
+        if self.settings.clip <= 0:
+            return
+        if self.device.type == "cpu":
+            norm = math.hypot(*norms.tolist())
+            if norm > self.settings.clip:
+                torch._foreach_mul_(gradients, self.settings.clip / norm)
+        else:
+            norm = torch.linalg.vector_norm(norms)
+            torch._foreach_mul_(gradients, (self.settings.clip / (norm + 1e-12)).clamp(max=1.0))
 
     def _learning_rate(self, player: Player) -> float:
         """Warm-up, then cosine to zero over the run."""
@@ -283,22 +292,26 @@ class Loop:
         by_steps = self.step / self.steps if self.steps else 0.0
         return min(1.0, max(by_steps, self.elapsed / self.budget if self.budget else 0.0))
 
-    def _guard(self, player: str, total: Tensor, norm: Tensor, terms: dict[str, Tensor]) -> None:
+    def _guard(self, player: str, loss: Loss, norms: Tensor) -> None:
         """Looks at loss and gradient before the weights move. On a GPU it looks at the previous update's, so as never to
         wait; the roll-back undoes the one that has moved since."""
         # With several processes all must decide alike: a bad loss shows in everyone's averaged gradient.
-        finite = torch.isfinite(norm) if self.world > 1 else torch.isfinite(norm + total)
         if self.device.type == "cpu":
-            self._check(self.step, player, finite, {"loss": total, **terms})
+            values = norms.tolist() if self.world > 1 else [*norms.tolist(), loss.total.item()]
+            if not all(map(math.isfinite, values)):
+                self._check(self.step, player, norms.new_zeros(()), loss)
         else:
-            previous, self._pending = self._pending, (self.step, player, finite, {"loss": total, **terms})
+            finite = torch.isfinite(norms).all()
+            finite = finite if self.world > 1 else finite & torch.isfinite(loss.total)
+            previous, self._pending = self._pending, (self.step, player, finite, loss)
             if previous:
                 self._check(*previous)
 
-    def _check(self, step: int, player: str, finite: Tensor, terms: dict[str, Tensor]) -> None:
+    def _check(self, step: int, player: str, finite: Tensor, loss: Loss) -> None:
         if bool(finite):
             return
         self._pending = None
+        terms = {"loss": loss.total, **loss.terms}
         bad = [name for name, value in terms.items() if not bool(torch.isfinite(value).all())]
         named = {id(p): name for name, p in self.model.named_parameters()}
         tensor = next(
@@ -336,6 +349,7 @@ class Loop:
             "step": self.step,
             "elapsed": self.elapsed,
             "precision": self.precision,
+            "threads": self.threads,
             "failures": self.failures,
             "best": self.best,
             "global_batch": self.batches.global_size,
@@ -409,6 +423,13 @@ class Loop:
             every = self.settings.validate_every or (max(1, self.steps // 20) if self.steps else 500)
             return self.step - self.best[1] >= self.settings.patience * every
         return False
+
+
+def _weighted(parts: list[tuple[float, Loss]]) -> Loss:
+    """The loss of a batch from those of its micro-batches, weighted by their sizes."""
+    total = torch.stack([share * loss.total.detach() for share, loss in parts]).sum()
+    names = parts[0][1].terms
+    return Loss(total, {name: torch.stack([s * loss.terms[name].detach() for s, loss in parts]).sum() for name in names})
 
 
 class _evaluating:

@@ -6,6 +6,7 @@ import datetime
 import platform
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,13 +21,13 @@ from pushforward.data.loading import load_data
 from pushforward.data.spec import DataSpec
 from pushforward.data.units import Units, units
 from pushforward.errors import UserError, nearest
-from pushforward.models.contract import Decodes, Density, Encodes, Learns, LogProb, Samples, device_of
-from pushforward.randomness import SampleRng, mix, seeded
+from pushforward.models.contract import Decodes, Density, Encodes, Learns, LogProb, Player, Samples, device_of
+from pushforward.randomness import SampleRng, UpdateRng, mix, seed_everything, seeded
 from pushforward.training import checkpoints, engine
 from pushforward.training.gallery import draw_run, sample_picture
 from pushforward.training.log import Display, read_history
 from pushforward.training.loop import Loop
-from pushforward.training.precision import choose_precision, hardware
+from pushforward.training.precision import Pace, choose_pace, hardware, threads
 from pushforward.training.settings import TrainingSettings
 
 FORMAT = 1
@@ -369,16 +370,9 @@ def _train(model: nn.Module, data: Data, settings: TrainingSettings, device: tor
                 f"the run in {directory} was trained with {header.get('global_batch')} data an update, now it would be "
                 f"{batches.global_size}; resume with the same --batch-size and number of processes."
             )
-    precision, measured = settings.precision, {}
-    if precision == "auto":
-        if "precision" in header:
-            precision = header["precision"]
-        elif any(player.loss for player in players):
-            precision, measured = _measure_precision(model, players, batches, device, name, data.spec)
-            precision = "bf16" if engine.agreed(float(precision == "bf16"), device, world) else "fp32"
-        else:
-            precision = "fp32"
-    record = _record(model, name, data, settings, int(size), steps, precision, measured, device, world)
+    pace = _pace(model, players, batches, device, name, settings, header)
+    pace = replace(pace, precision="bf16" if engine.agreed(float(pace.precision == "bf16"), device, world) else "fp32")
+    record = _record(model, name, data, settings, int(size), steps, pace, device, world)
     if rank == 0:
         try:
             directory.mkdir(parents=True, exist_ok=True)
@@ -393,7 +387,7 @@ def _train(model: nn.Module, data: Data, settings: TrainingSettings, device: tor
         batches,
         settings,
         steps=steps,
-        precision=precision,
+        pace=pace,
         validation=_validation(data, device, dequantise, batches.batch_size, settings),
         directory=directory,
         display=display,
@@ -403,7 +397,8 @@ def _train(model: nn.Module, data: Data, settings: TrainingSettings, device: tor
     )
     if settings.resume:
         loop.load(tensors, header)
-    outcome = loop.run()
+    with threads(pace.threads):
+        outcome = loop.run()
     record["result"] = {
         "status": outcome.status,
         "steps": outcome.steps,
@@ -421,23 +416,31 @@ def _train(model: nn.Module, data: Data, settings: TrainingSettings, device: tor
     return run
 
 
-def _measure_precision(
-    model: nn.Module, players: list[Any], batches: Batches, device: torch.device, name: str, spec: DataSpec
-) -> tuple[str, dict[str, Any]]:
-    from pushforward.randomness import UpdateRng, seed_everything
-
+def _pace(
+    model: nn.Module,
+    players: list[Player],
+    batches: Batches,
+    device: torch.device,
+    name: str,
+    settings: TrainingSettings,
+    header: dict[str, Any],
+) -> Pace:
+    """The precision and threads of this run: as asked for, as its checkpoint has them, or measured."""
+    if header:
+        asked = settings.precision if settings.precision != "auto" else header["precision"]
+        return Pace(asked, header["threads"])
+    learners = [player for player in players if player.loss is not None]
+    if settings.precision != "auto" or not learners:
+        return Pace("fp32" if settings.precision == "auto" else settings.precision)
     batch = batches.at(0)
 
     def losses() -> list[Tensor]:
-        totals = []
-        for player in players:
-            if player.loss is not None:
-                totals.append(player.loss(batch, UpdateRng(seed_everything(0, device), 0, 1)).total)
-        return totals
+        rng = UpdateRng(seed_everything(0, device))
+        return [player.loss(batch, rng).total for player in learners]  # type: ignore[misc]
 
-    identity = {"model": name, "settings": _plain_settings(model), "shape": list(spec.shape), "batch": batches.batch_size}
+    identity = {"model": name, "settings": _plain_settings(model), "shape": list(batch.x.shape)}
     model.train()
-    return choose_precision(model, losses, device, identity)
+    return choose_pace(model, losses, device, identity)
 
 
 def _validation(data: Data, device: torch.device, dequantise: bool, size: int, settings: TrainingSettings) -> Any:
@@ -474,8 +477,8 @@ def _plain_settings(model: nn.Module) -> dict[str, Any]:
 
 
 def _record(
-    model: nn.Module, name: str, data: Data, settings: TrainingSettings, size: int, steps: int | None, precision: str,
-    measured: dict[str, Any], device: torch.device, world: int,
+    model: nn.Module, name: str, data: Data, settings: TrainingSettings, size: int, steps: int | None, pace: Pace,
+    device: torch.device, world: int,
 ) -> dict[str, Any]:  # fmt: skip
     """run.yaml: everything that is needed to sample without code and to train the same again."""
     counts = {
@@ -488,7 +491,8 @@ def _record(
         "version": VERSION,
         "model": {"name": name, "settings": _plain_settings(model)},
         "data": {"source": data.source, "spec": data.spec.to_dict(), "counts": counts, "notes": data.notes},
-        "training": {**settings.to_dict(), "batch_size": size, "steps": steps, "precision": precision, "measured": measured},
+        "training": {**settings.to_dict(), "batch_size": size, "steps": steps, "precision": pace.precision},
+        "pace": asdict(pace),
         "result": {"status": "training"},
         "environment": {
             "began": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
