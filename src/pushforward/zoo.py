@@ -62,7 +62,7 @@ ZOO: dict[str, Method] = {
         "Variational autoencoder: an encoder, a decoder and a bound on the likelihood",
         "Kingma and Welling 2014, arXiv:1312.6114",
         CONTINUOUS,
-        training={"steps": 10_000, "batch_size": 128},
+        training={"steps": 4_000, "batch_size": 128},
     ),
     "gan": Method(
         "adversarial",
@@ -70,7 +70,7 @@ ZOO: dict[str, Method] = {
         "Generative adversarial network, non-saturating, with DCGAN's networks for images",
         "Goodfellow et al. 2014, arXiv:1406.2661; Radford et al. 2016, arXiv:1511.06434",
         CONTINUOUS,
-        training={"steps": 10_000, "batch_size": 128},
+        training={"steps": 2_500, "batch_size": 128},
     ),
     "flow-matching": Method(
         "diffusion",
@@ -86,7 +86,7 @@ ZOO: dict[str, Method] = {
         "Decoder-only transformer: one token after another",
         "Radford et al. 2019",
         ("tokens",),
-        training={"steps": 5_000, "batch_size": 32},
+        training={"steps": 2_500, "batch_size": 32},
     ),
 }
 

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pushforward.artefacts import write_picture
 from pushforward.data.batches import STREAM, ArraySplit, Data, Split, WindowSplit, take
 from pushforward.data.spec import DataSpec
 from pushforward.errors import UserError
@@ -30,6 +31,7 @@ from pushforward.evaluation.transport import transport_measures
 from pushforward.evaluation.two_sample import LARGEST_FIT as JUDGED
 from pushforward.evaluation.two_sample import label_measures, told_apart
 from pushforward.models.contract import Density, Samples
+from pushforward.pictures.draw import draw_pairs
 from pushforward.randomness import mix
 
 if TYPE_CHECKING:
@@ -180,6 +182,11 @@ def evaluate(
     evaluation = Evaluation(sorted(measures, key=lambda m: order.index(m.group)), protocol)
     if run.directory is not None:
         evaluation.save(run.directory / "metrics.json")
+        if "nearest" in protocol and spec.kind == "image":
+            pair = protocol["nearest"]
+            closest = data.train.fetch(torch.tensor(pair["training"]))[0]
+            picture = draw_pairs(spec, codes[pair["samples"]], closest, ("sample", "nearest"))
+            write_picture(picture, run.directory / "neighbours.png", {"seed": seed, "nearest": pair})
     return evaluation
 
 

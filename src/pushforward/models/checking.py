@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -50,15 +51,14 @@ class ModelCheck:
 def check_model(model: nn.Module, data: Data, *, batch: int = 6, strict: bool = True) -> ModelCheck:
     """Runs every promise of `models/contract.py` that the model makes, on a few data.
 
-    Trains nothing, but closed-form players do fit. Raises UserError with all failures unless `strict` is False.
+    Works on a copy: the model stays as it is (on the copy, closed-form players do fit). Raises UserError with all failures unless `strict` is False.
     """
     codes, condition = take(data.train, batch)
-    device = device_of(model)
+    device, model = device_of(model), copy.deepcopy(model)
     dequantise = bool(getattr(model, "dequantise", False))
     x = data.units.to_model(codes.to(device), SampleRng(0, device=device) if dequantise else None)
     given = Batch(x, None if condition is None else condition.to(device), torch.arange(len(x), device=device))
     report = ModelCheck(getattr(model, "name", type(model).__name__), capabilities(model))
-    training = model.training
     for protocol, check in CHECKS:
         if isinstance(model, protocol):
             try:
@@ -69,7 +69,6 @@ def check_model(model: nn.Module, data: Data, *, batch: int = 6, strict: bool = 
                 report.failures.append(f"{protocol.__name__}: {type(error).__name__}: {error}")
     if not report.capabilities and not isinstance(model, Learns):
         report.failures.append("it has none of the methods of models/contract.py; write at least sample() and players().")
-    model.train(training)
     if strict and report.failures:
         raise UserError(str(report))
     return report

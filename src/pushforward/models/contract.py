@@ -40,7 +40,8 @@ class Samples(Protocol):
 
 @runtime_checkable
 class Density(Protocol):
-    """Knows (a bound on, an estimate of) the log-density of x (B, *spec.shape)."""
+    """Knows (a bound on, an estimate of) the log-density of x (B, *spec.shape): given its condition, or without one that of
+    all data together."""
 
     def log_prob(self, x: Tensor, *, condition: Tensor | None = None) -> LogProb: ...
 

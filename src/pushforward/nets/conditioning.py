@@ -1,4 +1,4 @@
-"""One way to turn any condition into a vector."""
+"""One way to draw a condition as the data have it, and one to turn any condition into a vector."""
 
 from __future__ import annotations
 
@@ -7,6 +7,22 @@ from torch import Tensor, nn
 
 from pushforward.data.spec import Condition
 from pushforward.errors import UserError
+from pushforward.randomness import Rng
+
+
+def condition_rates(condition: Condition, device: torch.device | str = "cpu") -> Tensor:
+    """p(class), or the rate of each attribute, in the training set (size,); equal (a half) where the data do not say."""
+    equal = 1.0 / condition.size if condition.kind == "class" else 0.5
+    return torch.tensor(condition.frequencies or (equal,) * condition.size, dtype=torch.float64, device=device)
+
+
+def draw_condition(condition: Condition, n: int, rng: Rng) -> Tensor:
+    """n conditions as frequent as in the training set: classes (n,), or attributes (n, A), each by its own rate."""
+    if condition.kind == "class":
+        return rng.categorical(condition_rates(condition, rng.device).expand(n, -1))
+    if condition.kind == "attributes":
+        return (rng.rand(n, condition.size) < condition_rates(condition, rng.device)).float()
+    raise UserError(f"this model needs its condition, and a {condition.kind} cannot be drawn at random; give one.")
 
 
 class ConditionEmbedding(nn.Module):

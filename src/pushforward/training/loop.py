@@ -237,18 +237,21 @@ class Loop:
             self._thawed = player.name
         for parameter in turn.parameters:
             parameter.grad = None
-        parts = batch.split(self.settings.accumulate)
-        found = []
-        for number, part in enumerate(parts):
-            generator = seed_everything(mix(self.settings.seed, self.step, turn.index, repeat, number), self.device)
-            last = number == len(parts) - 1
-            with nullcontext() if last or self.world == 1 else turn.no_sync():
-                found.append((len(part) / len(batch), self._backward(turn, part, generator, len(part) / len(batch))))
-        loss = found[0][1] if len(found) == 1 else _weighted(found)
+        if self.settings.accumulate == 1:
+            loss = self._backward(turn, batch, repeat)
+        else:
+            parts, found = batch.split(self.settings.accumulate), []
+            for number, part in enumerate(parts):
+                with nullcontext() if number == len(parts) - 1 else turn.no_sync():
+                    share = len(part) / len(batch)
+                    found.append((share, self._backward(turn, part, repeat, number, share)))
+            loss = _weighted(found)
         gradients = [p.grad for p in turn.parameters if p.grad is not None]
         norms = torch.stack(torch._foreach_norm(gradients))
-        self._guard(player.name, loss, norms)
-        self._clip(gradients, norms)
+        if self.device.type == "cpu":
+            self._guard_and_clip(player.name, loss, gradients, norms)
+        else:
+            self._guard_and_clip_without_waiting(player.name, loss, gradients, norms)
         optimizer = turn.optimizer
         assert optimizer is not None
         rate = self._learning_rate(player)
@@ -259,22 +262,31 @@ class Loop:
             player.after_update()
         return loss
 
-    def _backward(self, turn: _Turn, part: Batch, generator: torch.Generator, share: float) -> Loss:
+    def _backward(self, turn: _Turn, part: Batch, repeat: int, number: int = 0, share: float = 1.0) -> Loss:
+        generator = seed_everything(mix(self.settings.seed, self.step, turn.index, repeat, number), self.device)
         with autocast(self.device, self.precision):
             loss = turn.loss(part, UpdateRng(generator, self.rank, self.world))
-        (loss.total if share == 1 else loss.total * share).backward()
+        (loss.total if share == 1.0 else loss.total * share).backward()
         return loss
 
-    def _clip(self, gradients: list[Tensor], norms: Tensor) -> None:
-        """Scales gradients to at most `clip` in norm; on a GPU without waiting for it."""
-        if self.settings.clip <= 0:
-            return
-        if self.device.type == "cpu":
-            norm = math.hypot(*norms.tolist())
-            if norm > self.settings.clip:
-                torch._foreach_mul_(gradients, self.settings.clip / norm)
-        else:
-            norm = torch.linalg.vector_norm(norms)
+    # Loss and gradient are looked at before the weights move, and gradients scaled to at most `clip` in norm. With several
+    # processes all must decide alike: there, a bad loss shows in everyone's averaged gradient.
+
+    def _guard_and_clip(self, player: str, loss: Loss, gradients: list[Tensor], norms: Tensor) -> None:
+        norm = math.hypot(*norms.tolist())
+        if not math.isfinite(norm if self.world > 1 else norm + loss.total.item()):
+            self._check(self.step, player, norms.new_zeros(()), loss)
+        if 0 < self.settings.clip < norm:
+            torch._foreach_mul_(gradients, self.settings.clip / norm)
+
+    def _guard_and_clip_without_waiting(self, player: str, loss: Loss, gradients: list[Tensor], norms: Tensor) -> None:
+        """On a GPU the look is at the previous update, so that the host never waits; a roll-back undoes the one since."""
+        norm = torch.linalg.vector_norm(norms)
+        finite = torch.isfinite(norm if self.world > 1 else norm + loss.total.detach())
+        previous, self._pending = self._pending, (self.step, player, finite, loss)
+        if previous:
+            self._check(*previous)
+        if self.settings.clip > 0:
             torch._foreach_mul_(gradients, (self.settings.clip / (norm + 1e-12)).clamp(max=1.0))
 
     def _learning_rate(self, player: Player) -> float:
@@ -291,21 +303,6 @@ class Loop:
         """How far the run is, from 0 to 1."""
         by_steps = self.step / self.steps if self.steps else 0.0
         return min(1.0, max(by_steps, self.elapsed / self.budget if self.budget else 0.0))
-
-    def _guard(self, player: str, loss: Loss, norms: Tensor) -> None:
-        """Looks at loss and gradient before the weights move. On a GPU it looks at the previous update's, so as never to
-        wait; the roll-back undoes the one that has moved since."""
-        # With several processes all must decide alike: a bad loss shows in everyone's averaged gradient.
-        if self.device.type == "cpu":
-            values = norms.tolist() if self.world > 1 else [*norms.tolist(), loss.total.item()]
-            if not all(map(math.isfinite, values)):
-                self._check(self.step, player, norms.new_zeros(()), loss)
-        else:
-            finite = torch.isfinite(norms).all()
-            finite = finite if self.world > 1 else finite & torch.isfinite(loss.total)
-            previous, self._pending = self._pending, (self.step, player, finite, loss)
-            if previous:
-                self._check(*previous)
 
     def _check(self, step: int, player: str, finite: Tensor, loss: Loss) -> None:
         if bool(finite):

@@ -121,7 +121,7 @@ class Run:
         self, codes: Tensor, *, condition: Tensor | None = None, batch_size: int = 256, **options: Any
     ) -> LogProb:
         """As `log_prob`, of codes. Integer data of a continuous model are dequantised (seeded), which makes an exact
-        density a bound. A class-conditional model without a condition is averaged over the classes."""
+        density a bound. Without a condition it is the density of all data together."""
         model = self._able(Density, "say how likely data are")
         dequantise = bool(getattr(self.model, "dequantise", False))
         integer = self.spec.levels is not None or any(c.integer or c.kind == "category" for c in self.spec.columns)
@@ -131,26 +131,13 @@ class Run:
                 part = codes[start : start + batch_size].to(device)
                 rng = SampleRng(0xDE, first=start, device=device) if dequantise else None
                 asked = None if condition is None else condition[start : start + batch_size].to(device)
-                found = self._log_prob(model, self.units.to_model(part, rng), asked, options)
+                found = model.log_prob(self.units.to_model(part, rng), condition=asked, **options)
                 values.append(found.value.cpu() + self.units.log_det)
                 errors.append(torch.zeros(len(part)) if found.stderr is None else found.stderr.cpu())
                 kind = found.kind
         if kind == "exact" and dequantise and integer:
             kind = "bound"
         return LogProb(torch.cat(values), kind, torch.cat(errors) if kind == "estimate" else None)  # type: ignore[arg-type]
-
-    def _log_prob(self, model: Density, x: Tensor, condition: Tensor | None, options: dict[str, Any]) -> LogProb:
-        given = self.spec.condition
-        if condition is not None or given is None or given.kind != "class" or getattr(model, "marginal", False):
-            return model.log_prob(x, condition=condition, **options)
-        frequencies = torch.tensor(given.frequencies or [1.0 / given.size] * given.size, device=x.device)
-        every = [model.log_prob(x, condition=torch.full((len(x),), k, device=x.device), **options) for k in range(given.size)]
-        joint = torch.stack([each.value for each in every]) + frequencies.log()[:, None]
-        weights = joint.softmax(0)
-        errors = None
-        if every[0].stderr is not None:
-            errors = sum(w**2 * each.stderr**2 for w, each in zip(weights, every, strict=True)) ** 0.5  # type: ignore[operator]
-        return LogProb(joint.logsumexp(0), every[0].kind, cast("Tensor | None", errors))
 
     def encode(self, x: Any, *, condition: Any = None, **options: Any) -> Tensor:
         """Codes z (n, ...) of data in their own units."""

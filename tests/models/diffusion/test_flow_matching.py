@@ -282,7 +282,8 @@ def test_conditions_are_drawn_as_frequent_as_in_the_data():
     assert ((drawn[:, None] == torch.arange(4)).float().mean(0) - 0.25).abs().max() < 5 * 0.5 / 4000**0.5
     drawn = draw_condition(Condition("attributes", 3, frequencies=rates), 4000, rng)
     assert (drawn.mean(0) - torch.tensor(rates)).abs().max() < 5 * 0.5 / 4000**0.5
-    assert draw_condition(Condition("vector", 3), 5, rng) is None
+    with pytest.raises(UserError, match="cannot be drawn"):
+        draw_condition(Condition("vector", 3), 5, rng)
 
 
 @pytest.mark.parametrize("shape", SHAPES)

@@ -29,7 +29,7 @@ from pushforward.errors import UserError
 from pushforward.models.adversarial.objectives import objective as objective_of
 from pushforward.models.adversarial.penalties import r1 as r1_penalty
 from pushforward.models.contract import Generator, Loss, OptimizerSettings, Player, device_of
-from pushforward.nets.conditioning import ConditionEmbedding
+from pushforward.nets.conditioning import ConditionEmbedding, condition_rates, draw_condition
 from pushforward.nets.dcgan import SMALLEST, DCGANCritic, DCGANGenerator
 from pushforward.nets.mlp import mlp
 from pushforward.randomness import Rng, as_rng
@@ -73,21 +73,12 @@ class MLPCritic(nn.Module):
         return self.net(x if embedding is None else torch.cat([x, embedding.to(x.dtype)], 1)).squeeze(1)
 
 
-def draw_condition(condition: Condition, n: int, rng: Rng) -> Tensor:
-    """Conditions as the training set has them: classes (n,) by frequency, attributes (n, A) each by its own rate."""
-    if condition.kind == "class":
-        weights = torch.tensor(condition.frequencies or (1.0,) * condition.size, device=rng.device)
-        return rng.categorical(weights.expand(n, -1))
-    rates = torch.tensor(condition.frequencies or (0.5,) * condition.size, device=rng.device)
-    return (rng.rand(n, condition.size) < rates).float()
-
-
 def usual_condition(condition: Condition, n: int, device: torch.device) -> Tensor:
     """The most frequent class, or the attributes that most data have, n times."""
-    frequencies = torch.tensor(condition.frequencies or (0.0,) * condition.size, device=device)
+    rates = condition_rates(condition, device)
     if condition.kind == "class":
-        return frequencies.argmax().expand(n)
-    return (frequencies > 0.5).float().expand(n, -1)
+        return rates.argmax().expand(n)
+    return (rates > 0.5).float().expand(n, -1)
 
 
 class GAN(nn.Module):

@@ -30,7 +30,7 @@ from pushforward.data.spec import DataSpec
 from pushforward.errors import UserError
 from pushforward.models.autoregressive.sampling import check_choice, generate, windows
 from pushforward.models.contract import Generator, LogProb, Loss, OptimizerSettings, Player, device_of
-from pushforward.nets.conditioning import ConditionEmbedding
+from pushforward.nets.conditioning import ConditionEmbedding, condition_rates, draw_condition
 from pushforward.nets.transformer import Decoder
 from pushforward.randomness import Rng, as_rng
 
@@ -124,7 +124,7 @@ class GPT(nn.Module):
                 for c in range(self.spec.classes)
             ]
             joint = torch.stack(each, 1)
-            return LogProb((joint + self._frequencies().log().to(joint)).logsumexp(1), "exact")
+            return LogProb((joint + condition_rates(self.spec.condition, x.device).log().to(joint)).logsumexp(1), "exact")
 
     @torch.inference_mode()
     def text_nats(
@@ -217,7 +217,7 @@ class GPT(nn.Module):
         prefix, condition = self._checked(prefix), self._checked_condition(condition)
         rng = as_rng(generator, device_of(self))
         if condition is None and self.spec.condition is not None:
-            condition = self._draw_condition(len(prefix), rng)
+            condition = draw_condition(self.spec.condition, len(prefix), rng)
         # All uniforms at once: a stream is opened once a row, not once a row and token.
         uniforms = rng.rand(len(prefix), length)
         with without_dropout(self):
@@ -236,24 +236,6 @@ class GPT(nn.Module):
             given = "none" if condition is None else len(condition)
             raise UserError(f"this model needs one condition for each of the {rows} sequences; {given} were given.")
         return (self.begin(None, rows) + self.begin(condition, rows))[:, None]
-
-    def _frequencies(self) -> Tensor:
-        """p(class), or the rate of each attribute; equal (a half) where the data do not say."""
-        condition = self.spec.condition
-        assert condition is not None
-        if condition.frequencies:
-            return torch.tensor(condition.frequencies, dtype=torch.float64, device=device_of(self))
-        share = 1 / condition.size if condition.kind == "class" else 0.5
-        return torch.full((condition.size,), share, dtype=torch.float64, device=device_of(self))
-
-    def _draw_condition(self, n: int, rng: Rng) -> Tensor:
-        condition = self.spec.condition
-        assert condition is not None
-        if condition.kind == "class":
-            return rng.categorical(self._frequencies().expand(n, -1))
-        if condition.kind == "attributes":
-            return (rng.rand(n, condition.size) < self._frequencies()).float()
-        raise UserError(f"a {condition.kind} cannot be drawn at random; pass the condition.")
 
     def _checked_condition(self, condition: Tensor | None) -> Tensor | None:
         """The condition on this device; a class that there is not is a UserError. (Not in the loss: it would synchronise.)"""

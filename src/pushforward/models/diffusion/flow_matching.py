@@ -27,13 +27,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from pushforward.data.batches import Batch
-from pushforward.data.spec import Condition, DataSpec
+from pushforward.data.spec import DataSpec
 from pushforward.dynamics.paths import Linear, interpolate
 from pushforward.dynamics.solvers import Velocity, find_solver, integrate
 from pushforward.dynamics.targets import convert
 from pushforward.errors import UserError, nearest
 from pushforward.models.contract import Generator, LogProb, Loss, OptimizerSettings, Player, device_of
-from pushforward.nets.conditioning import ConditionEmbedding
+from pushforward.nets.conditioning import ConditionEmbedding, draw_condition
 from pushforward.nets.embeddings import TimedMLP
 from pushforward.nets.unet import UNet, multipliers
 from pushforward.randomness import Rng, as_rng
@@ -41,18 +41,6 @@ from pushforward.randomness import Rng, as_rng
 PATH = Linear()
 EXACT_DIVERGENCE = 64  # dimensions up to which the divergence is summed exactly
 EARLIEST = 1e-3  # a score is read no nearer to the data than this: it grows like 1 / t
-
-
-def draw_condition(condition: Condition, n: int, rng: Rng) -> Tensor | None:
-    """Classes (n,) or attributes (n, A) as frequent as in the data (uniform where that is not known); else None."""
-    rates = torch.tensor(condition.frequencies, device=rng.device)
-    if condition.kind == "class":
-        rates = rates if len(rates) else torch.ones(condition.size, device=rng.device)
-        return rng.categorical(rates.expand(n, -1))
-    if condition.kind == "attributes":
-        rates = rates if len(rates) else torch.full((condition.size,), 0.5, device=rng.device)
-        return (rng.rand(n, condition.size) < rates).float()
-    return None
 
 
 def divergences(velocity: Tensor, x: Tensor, probes: Tensor | None) -> Tensor:
@@ -236,7 +224,7 @@ class FlowMatching(nn.Module):
             raise UserError(f"guidance is {guidance}, but this model was trained {why}; leave guidance at 1.")
         rng = as_rng(generator, device_of(self))
         noise = self.draw_codes(n, generator=rng)
-        if condition is None and self.spec.condition is not None:
+        if condition is None and self.spec.condition is not None and self.spec.condition.kind != "vector":
             condition = draw_condition(self.spec.condition, n, rng)
         condition = self._checked(condition, n)
         times = self._times(steps, noise).flip(0)

@@ -23,29 +23,19 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from pushforward.data.batches import Batch
-from pushforward.data.spec import Condition, DataSpec
+from pushforward.data.spec import DataSpec
 from pushforward.data.units import units
 from pushforward.distributions.likelihoods import Gaussian, Sigma, likelihood, soft_clamp, wide
 from pushforward.errors import UserError
 from pushforward.models.contract import Generator, LogProb, Loss, OptimizerSettings, Player, device_of
 from pushforward.models.variational.elbo import Elbo, ImportanceWeighted, iwae_bound
-from pushforward.nets.conditioning import ConditionEmbedding
+from pushforward.nets.conditioning import ConditionEmbedding, condition_rates, draw_condition
 from pushforward.nets.conv import ConvDecoder, ConvEncoder
 from pushforward.nets.mlp import mlp
 from pushforward.randomness import Rng, SampleRng, as_rng
 
 LOG_SIGMA = 8.0  # the posterior's log sigma stays within +-8
 EVALUATION_SEED = 0x1A3
-
-
-def draw_condition(condition: Condition, n: int, rng: Rng) -> Tensor:
-    """n conditions as frequent as in the training data (uniform where that is not known)."""
-    rates = torch.tensor(condition.frequencies, device=rng.device)
-    if condition.kind == "class":
-        return rng.categorical((rates if len(rates) else torch.ones(condition.size, device=rng.device)).expand(n, -1))
-    if condition.kind == "attributes":
-        return (rng.rand(n, condition.size) < (rates if len(rates) else 0.5)).float()
-    return rng.randn(n, condition.size)
 
 
 class Flat(nn.Module):
@@ -245,12 +235,12 @@ class VAE(nn.Module):
         chunk = chunk or min(max(1, 2**21 // self.spec.dimensions), 2**14)
         if condition is not None or self.spec.classes is None:
             return LogProb(iwae_bound(self, x, noise, self.embedding(condition, len(x)), chunk), "bound")
-        rates = self.spec.condition.frequencies if self.spec.condition else ()
+        assert self.spec.condition is not None
         parts = []
-        for label, rate in enumerate(rates or [1 / self.spec.classes] * self.spec.classes):
+        for label, rate in enumerate(condition_rates(self.spec.condition).tolist()):
             if rate > 0:
-                embedding = self.embedding(torch.full((len(x),), label), len(x))
-                parts.append(math.log(rate / (sum(rates) or 1)) + iwae_bound(self, x, noise, embedding, chunk))
+                embedding = self.embedding(torch.full((len(x),), label, device=x.device), len(x))
+                parts.append(math.log(rate) + iwae_bound(self, x, noise, embedding, chunk))
         return LogProb(torch.stack(parts).logsumexp(0), "bound")
 
 
