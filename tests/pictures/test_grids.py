@@ -4,7 +4,19 @@ import numpy as np
 import pytest
 
 from pushforward.data.spec import DataSpec
-from pushforward.pictures.grids import CHECKER, DARK, GAP, LIGHT, MARGIN, image_grid, tile_scale, to_rgb, wide_columns, wrapped
+from pushforward.pictures.grids import (
+    CHECKER,
+    DARK,
+    GAP,
+    LIGHT,
+    MARGIN,
+    image_grid,
+    single_image,
+    tile_scale,
+    to_rgb,
+    wide_columns,
+    wrapped,
+)
 
 
 def codes(n: int, shape: tuple[int, int, int], levels: int) -> np.ndarray:
@@ -77,3 +89,15 @@ def test_wide_columns_fill_rows():
 def test_wrapped_keeps_the_text():
     assert wrapped("to be\nor not\tto be\x00", 8, 9) == ["to be", "or not  ", "to be·"]
     assert wrapped("a\n" * 20, 8, 3) == ["a", "a", "…"]
+
+
+def test_a_single_image_is_its_own_pixels():
+    """What is written for one datum reads back as the datum: 8 bits in 1 to 4 channels, and 16 bits."""
+    rng = np.random.default_rng(0)
+    for channels, mode in ((1, "L"), (2, "LA"), (3, "RGB"), (4, "RGBA")):
+        codes = rng.integers(0, 256, (channels, 5, 7))
+        image = single_image(codes, DataSpec("image", (channels, 5, 7), levels=256))
+        back = np.asarray(image)
+        assert image.mode == mode and np.array_equal(back if channels == 1 else back.transpose(2, 0, 1), codes.squeeze())
+    deep = rng.integers(0, 65536, (1, 5, 7))
+    assert np.array_equal(np.asarray(single_image(deep, DataSpec("image", (1, 5, 7), levels=65536))), deep[0])

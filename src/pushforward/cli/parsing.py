@@ -26,8 +26,8 @@ class Parser(ArgumentParser):
     def __init__(self, prog: str, description: str):
         super().__init__(prog=prog, description=description, exit_on_error=False, default_env=False)
 
-    def format_help(self) -> str:
-        text = re.sub(r"(--[\w.]+)", lambda m: m.group().replace("_", "-"), super().format_help())
+    def format_help(self, formatter: Any = None) -> str:
+        text = re.sub(r"(--[\w.]+)", lambda m: m.group().replace("_", "-"), super().format_help(formatter))
         text = re.sub(r"\s*\(type:[^()]*?default:\s+null\)", "", text)
         return re.sub(r"\(type:[^()]*?default:\s+", "(default: ", text)
 

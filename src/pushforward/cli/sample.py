@@ -33,7 +33,7 @@ def run(argv: Sequence[str]) -> None:
         name = read_record(Path(words[0]))["model"]["name"]
         if name in zoo.ZOO:
             sample = zoo.method(name).load().sample  # type: ignore[attr-defined]
-            skip = {"condition", "generator", "n"}
+            skip: set[str | int] = {"condition", "generator", "n"}
             options = [key.split(".")[-1] for key in built.add_function_arguments(sample, skip=skip, fail_untyped=False)]
             options = [key for key in options if key in sampling_options(zoo.method(name).load())]
     given = plain(built.understand(rest))
@@ -82,17 +82,18 @@ def write_samples(
     recipe = sample_recipe(loaded, n, seed, wanted, options)
     values = loaded.units.present(codes)
     if folder:
-        from pushforward.pictures.grids import image_grid
+        from pushforward.pictures.grids import single_image
 
         if loaded.spec.kind != "image":
             raise UserError(f"{loaded.spec.kind} samples cannot be written as single pictures; give --out a file.")
         for i in range(n):
-            picture = image_grid(codes[i : i + 1], loaded.spec, columns=1, scale=1)
-            artefacts.write_picture(picture, path / f"{i:05d}.png", {**recipe, "index": i})
+            artefacts.write_picture(single_image(codes[i], loaded.spec), path / f"{i:05d}.png", {**recipe, "index": i})
     elif path.suffix == ".png":
         artefacts.write_picture(draw_samples(loaded.spec, codes, condition=wanted), path, recipe)
     elif path.suffix in (".npz", ".npy"):
-        arrays = {"samples": codes.numpy()} | ({"condition": wanted.numpy()} if wanted is not None else {})
+        arrays = {"samples": codes.numpy()}
+        if wanted is not None and path.suffix == ".npz":
+            arrays["condition"] = wanted.numpy()
         artefacts.write_array(path, arrays, recipe)
     elif path.suffix == ".txt":
         artefacts.write_text(path, values, recipe)

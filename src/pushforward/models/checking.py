@@ -51,7 +51,8 @@ class ModelCheck:
 def check_model(model: nn.Module, data: Data, *, batch: int = 6, strict: bool = True) -> ModelCheck:
     """Runs every promise of `models/contract.py` that the model makes, on a few data.
 
-    Works on a copy: the model stays as it is (on the copy, closed-form players do fit). Raises UserError with all failures unless `strict` is False.
+    Works on a copy: the model stays as it is (on the copy, closed-form players do fit). Raises UserError with all failures
+    unless `strict` is False.
     """
     codes, condition = take(data.train, batch)
     device, model = device_of(model), copy.deepcopy(model)

@@ -9,6 +9,7 @@ inherit from. Whoever trains, samples or measures models is written against this
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -180,8 +181,5 @@ class Player:
 
 def device_of(module: nn.Module) -> torch.device:
     """Where a module's tensors are (the CPU where it has none)."""
-    for tensor in module.parameters():
-        return tensor.device
-    for tensor in module.buffers():
-        return tensor.device
-    return torch.device("cpu")
+    tensor: Tensor | None = next(itertools.chain(module.parameters(), module.buffers()), None)
+    return torch.device("cpu") if tensor is None else tensor.device

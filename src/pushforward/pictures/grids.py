@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from pushforward.data.spec import DataSpec
+from pushforward.errors import UserError
 
 if TYPE_CHECKING:
     from PIL.ImageFont import FreeTypeFont
@@ -34,6 +35,17 @@ def to_rgb(codes: Any, levels: int | None) -> np.ndarray:
     if channels in (3, 4):
         return pixels
     return np.repeat(pixels.mean(-1, keepdims=True).round().astype(np.uint8), 3, -1)  # many bands: their mean
+
+
+def single_image(codes: Any, spec: DataSpec) -> Image.Image:
+    """One datum (C, H, W) as a picture file holds it: its own pixels, 8 or 16 bits, 1 to 4 channels, nothing around it."""
+    levels, pixels = spec.levels or 256, np.asarray(codes)
+    if not 1 <= len(pixels) <= 4:
+        raise UserError(f"pictures have 1 to 4 channels, these data have {len(pixels)}; write an .npz instead.")
+    if levels > 256 and len(pixels) == 1:
+        return Image.fromarray(pixels[0].astype(np.uint16))
+    eight = np.rint(pixels.astype(np.float64) * 255 / (levels - 1)).astype(np.uint8)
+    return Image.fromarray(eight[0] if len(eight) == 1 else np.ascontiguousarray(eight.transpose(1, 2, 0)))
 
 
 def image_grid(

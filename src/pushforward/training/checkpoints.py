@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,7 @@ def load_weights(model: nn.Module, tensors: dict[str, Tensor], where: str) -> No
     model.load_state_dict(tensors)
 
 
-def pack(model: nn.Module, average: dict[str, Tensor], optimizers: dict[str, Optimizer]) -> dict[str, Tensor]:
+def pack(model: nn.Module, average: dict[str, Tensor], optimizers: Mapping[str, Optimizer]) -> dict[str, Tensor]:
     """Everything that a run changes, as one flat dictionary of tensors."""
     tensors = {f"model/{name}": value for name, value in model.state_dict().items()}
     tensors |= {f"average/{name}": value for name, value in average.items()}
@@ -79,7 +80,7 @@ def section(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name[len(prefix) + 1 :]: value for name, value in tensors.items() if name.startswith(prefix + "/")}
 
 
-def unpack_optimizers(tensors: dict[str, Tensor], optimizers: dict[str, Optimizer]) -> None:
+def unpack_optimizers(tensors: dict[str, Tensor], optimizers: Mapping[str, Optimizer]) -> None:
     """Gives each optimiser its moments back; one that had none yet starts with none."""
     for player, optimizer in optimizers.items():
         state: dict[int, dict[str, Tensor]] = {}
