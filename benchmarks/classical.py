@@ -42,7 +42,7 @@ def side_by_side(name: str, ours: Callable[[], float], theirs: Callable[[], floa
 
 def mixture(x: torch.Tensor, components: int, covariance: Covariance, passes: int, repeats: int) -> None:
     d = x.shape[1]
-    model = GaussianMixture(DataSpec("point", (d,)), components=components, covariance=covariance, tolerance=0.0)
+    model = GaussianMixture(DataSpec("point", (d,)), components=components, covariance=covariance, shrinkage=0.0, tolerance=0.0)
     (player,) = model.players()
     rng = UpdateRng(torch.Generator().manual_seed(0))
     player.update([Batch(x)], rng)  # k-means++ and one pass: where both begin

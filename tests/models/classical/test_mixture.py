@@ -7,7 +7,7 @@ import jaxtyping
 import numpy as np
 import pytest
 import torch
-from scipy.stats import multivariate_normal
+from scipy.stats import invwishart, multivariate_normal
 from sklearn.datasets import load_digits
 from sklearn.mixture import GaussianMixture as Reference
 from sklearn.svm import SVC
@@ -46,12 +46,13 @@ def chunks(x: torch.Tensor, condition: torch.Tensor | None = None, size: int = 3
 
 
 def trained(model: GaussianMixture, batches: list[Batch], steps: int = 200, seed: int = 0) -> list[float]:
-    """Updates until it has converged; the log-likelihoods."""
+    """Updates until it has converged; the log-posteriors (without a prior: the log-likelihoods)."""
     (player,) = model.players()
     history = []
     for step in range(steps):
         update = player.update(iter(batches), rng(seed + step))
-        history.append(update.terms["log_likelihood"])
+        history.append(update.terms.get("log_posterior", update.terms["log_likelihood"]))
+        assert ("log_posterior" in update.terms) == bool(model.prior_rows.any())
         if update.finished:
             break
     return history
@@ -66,22 +67,26 @@ def digits() -> tuple[torch.Tensor, torch.Tensor, DataSpec]:
 
 @pytest.mark.parametrize("covariance", KINDS)
 @pytest.mark.parametrize("eigenspace", [None, 2])
-def test_likelihood_never_falls(covariance, eigenspace):
+@pytest.mark.parametrize("shrinkage", [0.0, 7.0])
+def test_objective_never_falls(covariance, eigenspace, shrinkage):
     x = clusters(300, k=5, apart=1.5)
-    model = GaussianMixture(points(3), components=6, covariance=covariance, eigenspace=eigenspace, tolerance=0.0)
+    settings = {"components": 6, "eigenspace": eigenspace, "shrinkage": shrinkage, "tolerance": 0.0}
+    model = GaussianMixture(points(3), covariance=covariance, **settings)
     history = np.array(trained(model, chunks(x), steps=40))
     assert len(history) == 40
     assert np.diff(history).min() > -1e-10  # rounding
     assert history[-1] > history[0] + 0.01
-    assert float(model.log_prob(x).value.mean()) >= history[-1] - 1e-10
+    log_prior = em.log_prior(model.mixture(), covariance, model.prior()) / len(x)
+    assert float(model.log_prob(x).value.mean()) + log_prior >= history[-1] - 1e-10
 
 
 @pytest.mark.parametrize("covariance", KINDS)
-def test_likelihood_never_falls_on_singular_data(covariance):
+@pytest.mark.parametrize("shrinkage", [0.0, 3.0, None])
+def test_objective_never_falls_on_singular_data(covariance, shrinkage):
     """More components than the data carry, in flat directions: the floor is part of the maximum."""
     x = clusters(80, d=2, k=2)
     x = torch.cat([x, x[:, :1], torch.ones(80, 1)], 1)
-    model = GaussianMixture(points(4), components=12, covariance=covariance, tolerance=0.0)
+    model = GaussianMixture(points(4), components=12, covariance=covariance, shrinkage=shrinkage, tolerance=0.0)
     history = np.array(trained(model, chunks(x), steps=60))
     assert np.isfinite(history).all()
     assert np.diff(history).min() > -1e-6  # log-densities of about +20 at variances of 1e-6
@@ -90,7 +95,8 @@ def test_likelihood_never_falls_on_singular_data(covariance):
 @pytest.mark.parametrize("covariance", KINDS)
 def test_scikit_learn_at_the_same_start(covariance):
     x, K, steps, floor = clusters(1500, d=4, k=4, apart=2.0), 5, 25, 1e-10
-    model = GaussianMixture(points(4), components=K, covariance=covariance, regularisation=floor, tolerance=0.0)
+    settings = {"components": K, "regularisation": floor, "shrinkage": 0.0, "tolerance": 0.0}
+    model = GaussianMixture(points(4), covariance=covariance, **settings)
     model._begin(rows := mixture.Rows(), chunks(x), rng())
     first = model.mixture()
     centre = model.centre
@@ -113,6 +119,89 @@ def test_scikit_learn_at_the_same_start(covariance):
     assert model.free_parameters == reference._n_parameters() == K * 4 + spread + K - 1
     assert model.bic(x) == pytest.approx(reference.bic(x.numpy()), rel=1e-6)
     assert model.aic(x) == pytest.approx(reference.aic(x.numpy()), rel=1e-6)
+
+
+def covariances(mixture: em.Mixture, covariance: str, q: int) -> torch.Tensor:
+    """Of the components, as matrices (K, q, q)."""
+    factor = mixture.factor if covariance in ("full", "tied") else torch.diag_embed(mixture.factor.expand(-1, q))
+    return (factor @ factor.mT).expand(len(mixture.weights), q, q)
+
+
+def projected(S: torch.Tensor, covariance: str) -> torch.Tensor:
+    """The nearest covariance of a kind."""
+    if covariance in ("full", "tied"):
+        return S
+    diagonal = S.diagonal()
+    return torch.diag(diagonal.mean().expand(len(S)) if covariance == "spherical" else diagonal)
+
+
+@pytest.mark.parametrize("covariance", KINDS)
+def test_one_component_is_the_closed_form(covariance):
+    x, nu = clusters(50, d=4), 12.0
+    trained(model := GaussianMixture(points(4), components=1, covariance=covariance, shrinkage=nu), chunks(x))
+    S, n = x.T.cov(correction=0), len(x)
+    centre = projected((n * S + nu * torch.diag(S.diagonal())) / (n + nu), covariance)
+    truth = (n * projected(S, covariance) + nu * centre) / (n + nu)
+    np.testing.assert_allclose(covariances(model.mixture(), covariance, 4)[0], truth, rtol=1e-9, atol=1e-9)
+
+
+def test_prior_is_the_inverse_wishart():
+    """Differences of the log-prior are those of scipy's inverse Wishart, whose mode is Sigma_0."""
+    q, nu, draw = 3, 9.5, torch.Generator().manual_seed(0)
+    prior = em.Prior(nu, torch.linalg.cholesky(torch.randn(9, q, generator=draw).double().T.cov()))
+    centre, ours, truth = (prior.factor @ prior.factor.T).numpy(), [], []
+    for _ in range(2):
+        each = torch.stack([torch.randn(9, q, generator=draw).double().T.cov() for _ in range(4)])
+        mixture = em.Mixture(torch.ones(4) / 4, torch.zeros(4, q).double(), torch.linalg.cholesky(each))
+        ours.append(em.log_prior(mixture, "full", prior))
+        truth.append(sum(invwishart(nu - q - 1, nu * centre).logpdf(S) for S in each.numpy()))
+    assert abs(truth[1] - truth[0]) > 1e-3
+    assert ours[1] - ours[0] == pytest.approx(truth[1] - truth[0], rel=1e-9)
+    at_mode = em.Mixture(torch.ones(1), torch.zeros(1, q).double(), prior.factor[None])
+    assert em.log_prior(at_mode, "full", prior) == pytest.approx(0, abs=1e-12)
+
+
+@pytest.mark.parametrize("covariance", KINDS)
+def test_converges_to_a_stationary_posterior(covariance):
+    """The gradient of log-likelihood plus log-prior, written out with dense matrices, vanishes where EM ends."""
+    x, nu, q = clusters(60, d=2, k=2, apart=1.5), 5.0, 2
+    model = GaussianMixture(points(q), components=2, covariance=covariance, shrinkage=nu, tolerance=1e-15)
+    trained(model, chunks(x), steps=3000)
+    fitted, y = model.mixture(), x - model.centre
+    prior = model.prior().factor
+    centre = prior @ prior.T if covariance in ("full", "tied") else torch.diag(prior.expand(q).square())
+    means, factor = fitted.means.clone().requires_grad_(), fitted.factor.clone().requires_grad_()
+    S = covariances(em.Mixture(fitted.weights, means, factor), covariance, q)
+    joint = torch.distributions.MultivariateNormal(means, S).log_prob(y[:, None]) + fitted.weights.log()
+    kernel = -0.5 * nu * (S.logdet() + (centre @ torch.linalg.inv(S)).diagonal(dim1=1, dim2=2).sum(1))
+    log_prior = kernel[0] if covariance == "tied" else kernel.sum()
+    (of_prior,) = torch.autograd.grad(log_prior, factor, retain_graph=True)
+    gradients = torch.autograd.grad(torch.logsumexp(joint, 1).sum() + log_prior, (means, factor))
+    assert max(float(gradient.tril().abs().max()) for gradient in gradients) < 1e-4
+    assert float(of_prior.tril().abs().max()) > 1e-2  # the two parts balance, neither vanishes
+
+
+@pytest.mark.parametrize("covariance", KINDS)
+def test_prior_is_pooled_over_components(covariance):
+    x, nu, label = clusters(40, d=3), 6.0, torch.arange(40) % 3
+    sums = em.Sums(3, 3, covariance, x.device)
+    sums.add(x, lambda block: (torch.nn.functional.one_hot(label, 3).double(), torch.zeros(40)))
+    inside = torch.cat([x[label == k] - x[label == k].mean(0) for k in range(3)])
+    W = inside.T @ inside / 40
+    truth = projected((40 * W + nu * torch.diag(W.diagonal())) / (40 + nu), covariance)
+    factor = em.pooled_prior(sums, nu, 1e-6).factor
+    found = factor @ factor.T if covariance in ("full", "tied") else torch.diag(factor.expand(3).square())
+    np.testing.assert_allclose(found, truth, rtol=1e-9, atol=1e-9)
+
+
+def test_many_rows_have_no_prior():
+    x = clusters(240)  # 80 rows a component, 3 dimensions
+    trained(free := GaussianMixture(points(3), components=3, shrinkage=0.0), chunks(x))
+    trained(default := GaussianMixture(points(3), components=3), chunks(x))
+    assert torch.equal(free.factors, default.factors)
+    assert [em.default_shrinkage(n, 3, 8, "full") for n in (24, 60, 96)] == [8.0, 4.0, 0.0]
+    assert [em.default_shrinkage(n, 3, 8, "tied") for n in (8, 20, 32)] == [8.0, 4.0, 0.0]
+    assert em.default_shrinkage(1, 1, 8, "diagonal") == em.default_shrinkage(1, 1, 8, "spherical") == 0.0
 
 
 def test_bic_finds_the_number_of_components():
@@ -196,7 +285,7 @@ def test_resumes_from_its_state(stream, eigenspace, monkeypatch):
     if stream:
         monkeypatch.setattr(mixture, "MEMORY", x.nbytes // 3)
     spec = points(3, condition=Condition("class", 2))
-    settings = {"components": 3, "eigenspace": eigenspace, "tolerance": 0.0}
+    settings = {"components": 3, "eigenspace": eigenspace, "shrinkage": 5.0, "tolerance": 0.0}
     model, batches = GaussianMixture(spec, **settings), chunks(x, y, 64)
     (player,) = model.players()
     for step in range(3):
@@ -231,7 +320,7 @@ def test_restarts_are_chosen_by_likelihood():
     x = clusters(200, d=2, k=6, apart=3.0, seed=5)
 
     def reached(restarts: int, seed: int) -> float:
-        begun = em.start(x, 6, "full", 1e-6, restarts, rng(seed))
+        begun, _ = em.start(x, 6, "full", 1e-6, 0.0, restarts, rng(seed))
         sums = em.Sums(6, 2, "full", x.device)
         sums.add(x, em.posterior(begun, "full"))
         return float(sums.likelihood)
@@ -240,9 +329,10 @@ def test_restarts_are_chosen_by_likelihood():
 
 
 @pytest.mark.parametrize("covariance", KINDS)
-def test_empty_components_are_reseeded(covariance):
+@pytest.mark.parametrize("shrinkage", [0.0, 2.0])
+def test_empty_components_are_reseeded(covariance, shrinkage):
     x = torch.cat([clusters(200, d=2, k=1), clusters(20, d=2, k=1, seed=1) + 60])
-    model = GaussianMixture(points(2), components=2, covariance=covariance, tolerance=0.0)
+    model = GaussianMixture(points(2), components=2, covariance=covariance, shrinkage=shrinkage, tolerance=0.0)
     trained(model, chunks(x), steps=1)
     model.weights.copy_(torch.tensor([[1.0, 0.0]]))
     model.means.zero_()
@@ -290,13 +380,18 @@ def test_classes_marginalise():
     assert capabilities(model) == ["samples", "density"]
 
 
-def test_train_on_synthetic_test_on_real_digits():
-    """A classifier trained on samples of the class-conditional mixture knows real digits that neither has seen."""
+def test_few_rows_in_many_dimensions_of_digits():
+    """Forty rows a component in 64 dimensions: a classifier trained on samples knows real digits that neither has seen, and
+    new digits are dense (2.59 bits a dimension as measured; 237 without a prior; one Gaussian for all 2.98)."""
     codes, y, spec = digits()
     order = torch.randperm(len(y), generator=torch.Generator().manual_seed(0))
     train, test = order[:1200], order[1200:]
     data = Batches(ArraySplit(codes[train], y[train]), spec, 100, dequantise=True)
     trained(model := GaussianMixture(spec), list(data.passes(500)), steps=100)
+    assert float(model.prior_rows.min()) > 50
+    held = torch.cat([batch.x for batch in Batches(ArraySplit(codes[test]), spec, 100, seed=1, dequantise=True).passes(500)])
+    bits = -(float(model.log_prob(held).value.mean()) + data.units.log_det) / 64 / math.log(2)
+    assert 2.3 < bits < 2.8
     asked = torch.arange(3000) % 10
     drawn = data.units.to_codes(model.sample(3000, condition=asked, generator=torch.Generator().manual_seed(0)))
     machine = SVC(gamma=1e-3).fit(drawn.flatten(1).numpy(), asked.numpy())
@@ -333,6 +428,8 @@ def test_floored_cholesky():
 def test_errors():
     with pytest.raises((UserError, jaxtyping.TypeCheckError), match="full"):  # the tests' own type checker comes first
         GaussianMixture(points(3), covariance="ful")
+    with pytest.raises(UserError, match="shrinkage=-1"):
+        GaussianMixture(points(3), shrinkage=-1.0)
     with pytest.raises(UserError, match="label=none"):
         GaussianMixture(points(3, condition=Condition("vector", 4)))
     with pytest.raises(UserError, match="eigenspace=100"):

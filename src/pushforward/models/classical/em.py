@@ -5,10 +5,21 @@ For rows x_1 .. x_n and components k with weight w_k, mean mu_k, covariance Sigm
     E:  r_nk = w_k N(x_n; mu_k, Sigma_k) / sum_j w_j N(x_n; mu_j, Sigma_j)
     M:  N_k = sum_n r_nk,  w_k = N_k / n,  mu_k = sum_n r_nk x_n / N_k,  Sigma_k = sum_n r_nk x_n x_n^T / N_k - mu_k mu_k^T
 
-and the log-likelihood never falls. Each Sigma is held by a `factor`: the lower Cholesky factor L (full: one a component,
-(K, q, q); tied: one for all, (q, q)), or the standard deviations (diagonal (K, q); spherical (K, 1)).
+and the log-likelihood never falls. With a prior of nu pseudo-rows around a covariance Sigma_0, each Sigma_k with density
+proportional to |Sigma|^(-nu/2) exp(-nu/2 tr(Sigma_0 Sigma^-1)) - the inverse Wishart with scale nu Sigma_0 and nu - q - 1
+degrees of freedom, whose mode is Sigma_0 (improper up to nu = 2 q) - the M step is, with S_k the covariance above,
+
+    Sigma_k = (N_k S_k + nu Sigma_0) / (N_k + nu)
+
+and what never falls is the log-posterior, log-likelihood - nu sum_k KL(N(0, Sigma_0) || N(0, Sigma_k)) up to a constant.
+Diagonal and spherical covariances take the diagonal of Sigma_0 or its mean; a tied one is a single Sigma with n for N_k.
+Sigma_0 is fixed at the start of EM, from k-means (`pooled_prior`).
+
+Each Sigma is held by a `factor`: the lower Cholesky factor L (full: one a component, (K, q, q); tied: one for all, (q, q)),
+or the standard deviations (diagonal (K, q); spherical (K, 1)).
 
 Dempster, Laird and Rubin 1977, "Maximum likelihood from incomplete data via the EM algorithm", J. R. Statist. Soc. B 39(1).
+The prior: Fraley and Raftery 2007, "Bayesian regularization for normal mixture estimation", J. Classification 24.
 k-means++: Arthur and Vassilvitskii 2007. The choice among short runs: Biernacki, Celeux and Govaert 2003.
 """
 
@@ -42,6 +53,14 @@ class Mixture:
 
     weights: Tensor
     means: Tensor
+    factor: Tensor
+
+
+@dataclass
+class Prior:
+    """nu pseudo-rows of covariance Sigma_0 at the mean of each component; `factor` is that of Sigma_0, for one component."""
+
+    rows: float
     factor: Tensor
 
 
@@ -130,28 +149,75 @@ def posterior(mixture: Mixture, covariance: Covariance) -> Weigh:
     return weigh
 
 
-def maximisation(sums: Sums, floor: float, before: Mixture | None = None) -> Mixture:
-    """The M step, under the constraint that no variance is below `floor`: its maximum raises eigenvalues to the floor, so
-    that the likelihood still never falls. A component without data keeps the place that it had `before`."""
-    covariance, q = sums.covariance, sums.first.shape[1]
+def maximisation(sums: Sums, floor: float, prior: Prior, before: Mixture | None = None) -> Mixture:
+    """The M step under the prior and the constraint that no variance is below `floor`: the maximum raises eigenvalues to
+    the floor, so that the objective still never falls. A component without data keeps the place that it had `before`,
+    and, without a prior, its covariance."""
+    covariance, q, nu = sums.covariance, sums.first.shape[1], prior.rows
     dead = sums.weight < 1e-10
-    count = torch.where(dead, 1.0, sums.weight)
-    means = sums.first / count[:, None]
+    weight = torch.where(dead, 0.0, sums.weight)
+    means = sums.first / torch.where(dead, 1.0, weight)[:, None]
+    count = torch.where(dead & (nu == 0), 1.0, weight + nu)
     if covariance == "full":
-        second = sums.second.view(q, -1, q).permute(1, 0, 2) / count[:, None, None]
-        factor = floored_cholesky(second - means[:, :, None] * means[:, None, :], floor)
+        second = sums.second.view(q, -1, q).permute(1, 0, 2) - weight[:, None, None] * means[:, :, None] * means[:, None, :]
+        second = second + nu * (prior.factor @ prior.factor.mT)
+        factor = floored_cholesky(second / count[:, None, None], floor)
     elif covariance == "tied":
-        factor = floored_cholesky((sums.second - (means.T * sums.weight) @ means) / sums.rows, floor)
+        second = sums.second - (means.T * weight) @ means + nu * (prior.factor @ prior.factor.mT)
+        factor = floored_cholesky(second / (sums.rows + nu), floor)
     else:
-        variance = sums.second / count[:, None] - means.square()
+        variance = sums.second - weight[:, None] * means.square()
         if covariance == "spherical":
             variance = variance.mean(1, keepdim=True)
-        factor = variance.clamp(min=floor).sqrt()
+        factor = ((variance + nu * prior.factor.square()) / count[:, None]).clamp(min=floor).sqrt()
     if before is not None:
         means = torch.where(dead[:, None], before.means, means)
-        if covariance != "tied":
+        if covariance != "tied" and nu == 0:
             factor = torch.where(dead.view(-1, *[1] * (factor.dim() - 1)), before.factor, factor)
     return Mixture(sums.weight / sums.rows, means, factor)
+
+
+def default_shrinkage(rows: int, components: int, q: int, covariance: Covariance) -> float:
+    """Pseudo-rows for a full or tied covariance by how many rows N it is made of: q up to N = q, none from N = 4 q, between
+    them (4 q - N) / 3. None for diagonal and spherical ones.
+
+    >>> [default_shrinkage(rows, 2, 10, "full") for rows in (4, 20, 50, 80)]
+    [10.0, 10.0, 5.0, 0.0]
+    """
+    if covariance in ("diagonal", "spherical"):
+        return 0.0
+    own = rows if covariance == "tied" else rows / components
+    return min(float(q), max(0.0, (4 * q - own) / 3))
+
+
+def pooled_prior(sums: Sums, rows: float, floor: float) -> Prior:
+    """The prior whose Sigma_0 is what the components of a clustering (its sums) have in common: their pooled covariance W,
+    shrunk in its turn to its diagonal by as many pseudo-rows, Sigma_0 = (n W + nu diag W) / (n + nu)."""
+    q, n = sums.first.shape[1], sums.rows
+    means = sums.first / sums.weight.clamp(min=1e-10)[:, None]
+    if sums.covariance in ("full", "tied"):
+        pooled = (sums.second.view(q, -1, q).sum(1) - sums.first.T @ means) / n
+        diagonal = torch.diag(pooled.diagonal())
+        return Prior(rows, floored_cholesky((n * pooled + rows * diagonal) / (n + rows), floor))
+    variance = (sums.second - sums.first * means).sum(0) / n
+    if sums.covariance == "spherical":
+        variance = variance.mean(0, keepdim=True)
+    return Prior(rows, variance.clamp(min=floor).sqrt())
+
+
+def log_prior(mixture: Mixture, covariance: Covariance, prior: Prior) -> float:
+    """-nu sum_k KL(N(0, Sigma_0) || N(0, Sigma_k)): at most 0, where every Sigma_k is Sigma_0."""
+    if not prior.rows:
+        return 0.0
+    q, ours, theirs = mixture.means.shape[1], mixture.factor, prior.factor
+    if covariance in ("full", "tied"):
+        ratio = torch.linalg.solve_triangular(ours, theirs, upper=False)
+        trace = ratio.square().sum((-2, -1))
+        log_det = ratio.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+    else:
+        ratio = (theirs / ours).expand(len(ours), q)
+        trace, log_det = ratio.square().sum(1), ratio.log().sum(1)
+    return -prior.rows * float((0.5 * (trace - q) - log_det).sum())
 
 
 def floored_cholesky(covariance: Float[Tensor, "*k q q"], floor: float) -> Float[Tensor, "*k q q"]:
@@ -166,9 +232,10 @@ def floored_cholesky(covariance: Float[Tensor, "*k q q"], floor: float) -> Float
     return upper.mT * upper.diagonal(dim1=-2, dim2=-1).sign()[..., None, :]
 
 
-def reseed(sums: Sums, mixture: Mixture) -> Mixture:
-    """Moves one empty component (less than half a row) to the row that is explained worst, with the average spread of the
-    others and the weight of one row, where that certainly does not lower the likelihood.
+def reseed(sums: Sums, mixture: Mixture, prior: Prior) -> Mixture:
+    """Moves one empty component (less than half a row) to the row that is explained worst, with the prior's covariance
+    or, without a prior, the average of the others, and the weight of one row, where that certainly does not lower the
+    likelihood.
 
     Taking 1/n of the weight from the others lowers n log-densities by log(1 - 1/n) each, at most; the row itself gains
     log(1 + N(0; 0, Sigma) / ((n - 1) p(row))).
@@ -182,7 +249,9 @@ def reseed(sums: Sums, mixture: Mixture) -> Mixture:
         peak = component_densities(mixture, covariance)(mixture.means[k][None])[0, k]
     else:
         share = mixture.weights.view(-1, *[1] * (mixture.factor.dim() - 1))
-        if covariance == "full":
+        if prior.rows:
+            spread = prior.factor
+        elif covariance == "full":
             spread = torch.linalg.cholesky((share * (mixture.factor @ mixture.factor.mT)).sum(0))
         else:
             spread = (share * mixture.factor.square()).sum(0).sqrt()
@@ -223,12 +292,16 @@ def k_means(x: Float[Tensor, "n q"], components: int, rng: Rng) -> Float[Tensor,
     return found
 
 
-def start(x: Tensor, components: int, covariance: Covariance, floor: float, restarts: int, rng: Rng) -> Mixture:
-    """A first mixture for rows (n, q) from k-means, the likeliest of `restarts` after a few passes each.
+def start(
+    x: Tensor, components: int, covariance: Covariance, floor: float, shrinkage: float | None, restarts: int, rng: Rng
+) -> tuple[Mixture, Prior]:
+    """A first mixture for rows (n, q) from k-means, the most probable of `restarts` after a few passes each, and the prior of
+    `shrinkage` pseudo-rows (None: `default_shrinkage`) around the first of these clusterings.
 
     With fewer rows than components, the components that are too many get weight 0.
     """
     used = min(components, len(x))
+    nu = default_shrinkage(len(x), used, x.shape[1], covariance) if shrinkage is None else shrinkage
 
     def summed(x: Tensor, weigh: Weigh) -> Sums:
         sums = Sums(used, x.shape[1], covariance, x.device)
@@ -236,6 +309,7 @@ def start(x: Tensor, components: int, covariance: Covariance, floor: float, rest
         return sums
 
     best: tuple[float, Mixture] | None = None
+    prior: Prior | None = None
     for _ in range(restarts):
         centres = k_means(x, used, rng)
 
@@ -244,14 +318,16 @@ def start(x: Tensor, components: int, covariance: Covariance, floor: float, rest
             return torch.nn.functional.one_hot(distances.argmin(1), used).double(), -distances.amin(1)
 
         sums = summed(x, nearest)
-        mixture, likelihood = maximisation(sums, floor), 0.0
+        prior = prior or pooled_prior(sums, nu, floor)
+        mixture, objective = maximisation(sums, floor, prior), 0.0
         for _ in range(SHORT if restarts > 1 else 0):
             sums = summed(x, posterior(mixture, covariance))
-            mixture, likelihood = maximisation(sums, floor, mixture), float(sums.likelihood)
-        if best is None or likelihood > best[0]:
-            best = likelihood, mixture
-    assert best is not None
-    return padded(best[1], components, covariance)
+            objective = float(sums.likelihood) + log_prior(mixture, covariance, prior)
+            mixture = maximisation(sums, floor, prior, mixture)
+        if best is None or objective > best[0]:
+            best = objective, mixture
+    assert best is not None and prior is not None
+    return padded(best[1], components, covariance), prior
 
 
 def padded(mixture: Mixture, components: int, covariance: Covariance) -> Mixture:

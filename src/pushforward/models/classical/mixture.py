@@ -1,6 +1,7 @@
 """A mixture of Gaussians, p(x) = sum_k w_k N(x; mu_k, Sigma_k), fitted by expectation-maximisation.
 
-Each update is one E and one M step over all the training data (`em.py`); the first begins with k-means++. With
+Each update is one E and one M step over all the training data (`em.py`); the first begins with k-means++. Where data are
+few, the covariances have a prior (`shrinkage`) and what EM climbs is the posterior. With
 `eigenspace` = q the mixture lives in the q leading eigen-directions V of the data, y = V^T (x - centre), and what is
 outside is noise of one variance, as in probabilistic PCA, so that the density of x is still exact:
 
@@ -56,7 +57,10 @@ class GaussianMixture(nn.Module):
             or 100 of them where full or tied covariances would have more than 1024 dimensions.
         restarts: starts by k-means++ that are compared by their likelihood after a few passes.
         regularisation: the smallest variance in any direction.
-        tolerance: EM has converged when an update gains less than this many nats a datum.
+        shrinkage: pseudo-rows of the covariance that the components of a class have in common, added to each component's own
+            rows so that few rows leave no direction flat; 0 is maximum likelihood. Default, for full and tied covariances:
+            as many as dimensions, falling to 0 where a component has four times as many rows; otherwise 0.
+        tolerance: EM has converged when an update gains less than this many nats a datum of the log-posterior.
     """
 
     dequantise = True
@@ -64,10 +68,13 @@ class GaussianMixture(nn.Module):
     weights: Tensor
     means: Tensor
     factors: Tensor
+    prior_rows: Tensor
+    prior_factors: Tensor
     centre: Tensor
     basis: Tensor | None
     noise_variance: Tensor
     likelihoods: Tensor
+    log_priors: Tensor
     converged: Tensor
     started: Tensor
     streams: Tensor
@@ -81,6 +88,7 @@ class GaussianMixture(nn.Module):
         eigenspace: int | None = None,
         restarts: int = 1,
         regularisation: float = 1e-6,
+        shrinkage: float | None = None,
         tolerance: float = 1e-3,
     ):
         super().__init__()
@@ -88,10 +96,12 @@ class GaussianMixture(nn.Module):
             raise UserError(f"covariance='{covariance}' was given; {nearest(covariance, get_args(Covariance))}")
         if regularisation <= 0:
             raise UserError(f"regularisation={regularisation} was given; it is a variance, above 0.")
+        if shrinkage is not None and not 0 <= shrinkage < math.inf:
+            raise UserError(f"shrinkage={shrinkage} was given; it is a number of rows, 0 (maximum likelihood) or more.")
         if min(restarts, 1 if components is None else components) < 1:
             raise UserError("components and restarts are at least 1.")
         self.spec, self.covariance, self.restarts = spec, covariance, restarts
-        self.regularisation, self.tolerance = regularisation, tolerance
+        self.regularisation, self.shrinkage, self.tolerance = regularisation, shrinkage, tolerance
         self.classes = classes = class_count(spec, "a Gaussian mixture")
         dimensions, square = spec.dimensions, covariance in ("full", "tied")
         if eigenspace is None and square and dimensions > WHOLE:
@@ -113,10 +123,13 @@ class GaussianMixture(nn.Module):
         self.register_buffer("weights", torch.full((classes, K), 1 / K, dtype=torch.float64))
         self.register_buffer("means", torch.zeros(classes, K, q, dtype=torch.float64))
         self.register_buffer("factors", unit.repeat(classes, *[1] * len(shape)))
+        self.register_buffer("prior_rows", torch.zeros(classes, dtype=torch.float64))
+        self.register_buffer("prior_factors", self.factors.clone() if covariance == "tied" else self.factors[:, 0].clone())
         self.register_buffer("centre", torch.zeros(dimensions, dtype=torch.float64))
         self.register_buffer("basis", None if eigenspace is None else torch.eye(q, dimensions, dtype=torch.float64))
         self.register_buffer("noise_variance", torch.ones((), dtype=torch.float64))
         self.register_buffer("likelihoods", torch.full((classes,), -torch.inf, dtype=torch.float64))
+        self.register_buffer("log_priors", torch.zeros(classes, dtype=torch.float64))
         self.register_buffer("converged", torch.zeros(classes, dtype=torch.bool))
         self.register_buffer("started", torch.zeros((), dtype=torch.bool))
         self.register_buffer("streams", torch.zeros((), dtype=torch.bool))  # the data are more than MEMORY
@@ -124,6 +137,10 @@ class GaussianMixture(nn.Module):
     def mixture(self, c: int = 0) -> Mixture:
         """The mixture of a class, in coordinates (`coordinates`)."""
         return Mixture(self.weights[c], self.means[c], self.factors[c])
+
+    def prior(self, c: int = 0) -> em.Prior:
+        """The prior on the covariances of a class."""
+        return em.Prior(float(self.prior_rows[c]), self.prior_factors[c])
 
     def coordinates(self, x: Float[Tensor, "b d"]) -> tuple[Float[Tensor, "b q"], Float[Tensor, " b"]]:
         """Where flattened x are in the mixture's space, and their log-density outside of it."""
@@ -143,7 +160,8 @@ class GaussianMixture(nn.Module):
 
     @torch.no_grad()
     def _update(self, rows: Rows, batches: Iterable[Batch], rng: Rng) -> Update:
-        """One E and M step. Term: the mean log-likelihood of the data given their class before it, in nats."""
+        """One E and M step. Terms: the mean log-likelihood of the data given their class before it, in nats; where the
+        covariances have a prior also the log-posterior, in nats a datum, which is what never falls and what must converge."""
         if not self.started:
             self._begin(rows, batches, rng)
         elif not rows.complete and not self.streams:  # resumed
@@ -162,7 +180,10 @@ class GaussianMixture(nn.Module):
             )
         seen = self.frequencies > 0
         likelihood = float((self.frequencies[seen] * self.likelihoods[seen]).sum())
-        return Update({"log_likelihood": likelihood}, finished=bool(self.converged.all()))
+        terms = {"log_likelihood": likelihood}
+        if self.prior_rows.any():
+            terms["log_posterior"] = likelihood + float((self.frequencies[seen] * self.log_priors[seen]).sum())
+        return Update(terms, finished=bool(self.converged.all()))
 
     def _begin(self, rows: Rows, batches: Iterable[Batch], rng: Rng) -> None:
         """The centre, the eigenspace and the first mixture of each class."""
@@ -193,11 +214,14 @@ class GaussianMixture(nn.Module):
             y = rows.coordinates.get(c)
             if y is None:  # a class without data gets one Gaussian of all data
                 everything = torch.cat(list(rows.coordinates.values())) if everything is None else everything
-                begun = em.start(everything, 1, self.covariance, self.regularisation, 1, rng)
+                begun, prior = em.start(everything, 1, self.covariance, self.regularisation, self.shrinkage, 1, rng)
                 begun = em.padded(begun, self.components, self.covariance)
                 self.converged[c] = True
             else:
-                begun = em.start(y, self.components, self.covariance, self.regularisation, self.restarts, rng)
+                begun, prior = em.start(
+                    y, self.components, self.covariance, self.regularisation, self.shrinkage, self.restarts, rng
+                )
+            self.prior_rows[c], self.prior_factors[c] = prior.rows, prior.factor
             self._store(c, begun)
         self.started.fill_(True)
         self.streams.fill_(not rows.complete)
@@ -224,10 +248,14 @@ class GaussianMixture(nn.Module):
             sums[c].add(y, weigh[c])
             outside[c] = outside.get(c, 0.0) + rest
         for c, total in sums.items():
+            before, prior = self.mixture(c), self.prior(c)
             likelihood = (float(total.likelihood) + outside[c]) / total.rows
-            self.converged[c] = abs(likelihood - float(self.likelihoods[c])) < self.tolerance
-            self.likelihoods[c] = likelihood
-            self._store(c, em.reseed(total, em.maximisation(total, self.regularisation, self.mixture(c))))
+            log_prior = em.log_prior(before, self.covariance, prior) / total.rows
+            gain = likelihood + log_prior - float(self.likelihoods[c] + self.log_priors[c])
+            self.converged[c] = abs(gain) < self.tolerance
+            self.likelihoods[c], self.log_priors[c] = likelihood, log_prior
+            after = em.maximisation(total, self.regularisation, prior, before)
+            self._store(c, em.reseed(total, after, prior))
 
     def _store(self, c: int, mixture: Mixture) -> None:
         self.weights[c], self.means[c], self.factors[c] = mixture.weights, mixture.means, mixture.factor
