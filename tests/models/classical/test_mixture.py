@@ -138,7 +138,8 @@ def projected(S: torch.Tensor, covariance: str) -> torch.Tensor:
 @pytest.mark.parametrize("covariance", KINDS)
 def test_one_component_is_the_closed_form(covariance):
     x, nu = clusters(50, d=4), 12.0
-    trained(model := GaussianMixture(points(4), components=1, covariance=covariance, shrinkage=nu), chunks(x))
+    history = trained(model := GaussianMixture(points(4), components=1, covariance=covariance, shrinkage=nu), chunks(x))
+    assert len(history) == 2 and bool(model.converged.all())  # the first M step is the maximum; the second gains nothing
     S, n = x.T.cov(correction=0), len(x)
     centre = projected((n * S + nu * torch.diag(S.diagonal())) / (n + nu), covariance)
     truth = (n * projected(S, covariance) + nu * centre) / (n + nu)
