@@ -11,9 +11,11 @@ of which each process takes its own rows) and `SampleRng` (one stream a row, so 
 from __future__ import annotations
 
 import contextlib
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -89,30 +91,48 @@ class UpdateRng(Rng):
         return self._draw(torch.randn, shape)
 
 
+def uniforms(indices: np.ndarray, draws: int, key: int) -> np.ndarray:
+    """Uniform numbers in (0, 1) as a function of (key, index, draw), by SplitMix64: float64 (rows, draws).
+
+    Counters rather than torch's generators: those keep 32 bits of a seed, so that among 100,000 rows two would be the same.
+    """
+    golden = np.uint64(0x9E3779B97F4A7C15)
+    state = _scramble(np.asarray(indices).astype(np.uint64) * golden + np.uint64(key & _MASK))
+    steps = (np.arange(1, draws + 1, dtype=np.uint64) * golden)[None]
+    return ((_scramble(state[:, None] + steps) >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
+
+
+def _scramble(state: np.ndarray) -> np.ndarray:
+    """SplitMix64's finaliser, vectorised."""
+    state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return state ^ (state >> np.uint64(31))
+
+
 class SampleRng(Rng):
     """Row i of the k-th draw is a function of (seed, first + i, k): the same whatever else is drawn beside it.
 
-    Drawn on the CPU and moved to `device`, so that a seed means the same samples on every device.
+    Drawn on the CPU and moved to `device`, so that a seed means the same samples on every device. With `shared`, all rows
+    are row `first`: noise that is common to all data.
     """
 
-    def __init__(self, seed: int, first: int = 0, device: torch.device | str = "cpu"):
-        self.seed, self.first, self.device = seed, first, torch.device(device)
+    def __init__(self, seed: int, first: int = 0, device: torch.device | str = "cpu", shared: bool = False):
+        self.seed, self.first, self.device, self.shared = seed, first, torch.device(device), shared
         self._draws = 0
-        self._generator = torch.Generator()
 
-    def _rows(self, shape: Sequence[int], fill: str) -> Tensor:
-        out = torch.empty(tuple(shape))
-        for i, row in enumerate(out.unbind(0) if out.dim() > 1 else out.unsqueeze(1).unbind(0)):
-            self._generator.manual_seed(mix(self.seed, self.first + i, self._draws))
-            getattr(row, fill)(generator=self._generator)
+    def _rows(self, shape: Sequence[int]) -> Tensor:
+        rows, size = shape[0], math.prod(shape[1:])
+        indices = self.first + np.arange(1 if self.shared else rows)
+        made = torch.from_numpy(uniforms(indices, size, mix(self.seed, self._draws)))
         self._draws += 1
-        return out.to(self.device)
+        return made.expand(rows, -1).reshape(tuple(shape))
 
     def rand(self, *shape: int) -> Tensor:
-        return self._rows(shape, "uniform_")
+        # float32 would round the largest up to 1
+        return self._rows(shape).clamp(max=1 - 2**-24).to(self.device, torch.float32)
 
     def randn(self, *shape: int) -> Tensor:
-        return self._rows(shape, "normal_")
+        return torch.special.ndtri(self._rows(shape)).to(self.device, torch.float32)
 
 
 def as_rng(generator: Rng | torch.Generator | int | None, device: torch.device | str = "cpu") -> Rng:

@@ -26,7 +26,7 @@ from pushforward.data.batches import STREAM, ArraySplit, Data
 from pushforward.data.options import Options
 from pushforward.data.spec import Column, DataSpec
 from pushforward.errors import UserError, nearest
-from pushforward.randomness import mix
+from pushforward.randomness import mix, uniforms
 
 HELD_OUT = 10_000  # fresh draws kept aside to validate and to test on, where the training set is a stream
 
@@ -230,21 +230,6 @@ def log_density(name: str, codes: Tensor, chunk: int = 2048) -> Tensor:
     return torch.as_tensor(np.concatenate(parts) if parts else np.empty(0), device=codes.device)
 
 
-def _scramble(state: np.ndarray) -> np.ndarray:
-    """SplitMix64's finaliser, vectorised."""
-    state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return state ^ (state >> np.uint64(31))
-
-
-def uniforms(indices: Tensor, draws: int, key: int) -> np.ndarray:
-    """Uniform numbers in (0, 1) as a function of (key, index, draw): (B, draws)."""
-    golden = np.uint64(0x9E3779B97F4A7C15)
-    state = _scramble(indices.cpu().numpy().astype(np.uint64) * golden + np.uint64(key))
-    steps = (np.arange(1, draws + 1, dtype=np.uint64) * golden)[None]
-    return ((_scramble(state[:, None] + steps) >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
-
-
 @dataclass
 class ToyStream:
     """A split that never ends: point i is a function of (key, i)."""
@@ -257,7 +242,7 @@ class ToyStream:
 
     def fetch(self, indices: Tensor) -> tuple[Tensor, None]:
         made = toy(self.name)
-        points = made.make(uniforms(indices, made.draws, self.key))
+        points = made.make(uniforms(indices.cpu().numpy(), made.draws, self.key))
         return torch.as_tensor(points, dtype=torch.float32, device=indices.device), None
 
 

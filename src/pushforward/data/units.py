@@ -47,6 +47,15 @@ class Units:
         """x (B, *spec.shape) -> codes, rounded and clipped to what the data can be."""
         raise NotImplementedError
 
+    def log_dets(self, codes: Tensor) -> float | Tensor:
+        """log |dx/dc| of each of these codes (B,), where it is not the same for all."""
+        return self.log_det
+
+    @property
+    def discrete(self) -> bool:
+        """Whether data of this kind need dequantisation noise to have a density: levels, integers, categories, gaps."""
+        return False
+
     def present(self, codes: Tensor) -> Any:
         """codes -> what a person gets: uint8 or uint16 images (B, C, H, W), a DataFrame, an array, strings."""
         return codes
@@ -69,6 +78,10 @@ class ImageUnits(Units):
         if rng is not None:
             x = x + (rng.rand_like(x) - 0.5)
         return x * self.width - 1.0
+
+    @property
+    def discrete(self) -> bool:
+        return True
 
     def to_codes(self, x: Tensor) -> Tensor:
         levels = self.spec.levels or 256
@@ -135,6 +148,18 @@ class TableUnits(Units):
         if self.layout[0].device != device:
             self.layout = tuple(row.to(device) for row in self.layout)
         return self.layout
+
+    def log_dets(self, codes: Tensor) -> float | Tensor:
+        """A number that is missing has no scale: its box is of the model's units."""
+        if not any(column.missing for column in self.spec.columns):
+            return self.log_det
+        scales = [math.log(column.scale) if column.kind == "number" else 0.0 for column in self.spec.columns]
+        present = (~torch.isnan(codes)).to(torch.float32)
+        return -(present * torch.tensor(scales, device=codes.device)).flatten(1).sum(1)
+
+    @property
+    def discrete(self) -> bool:
+        return any(column.integer or column.missing or column.kind == "category" for column in self.spec.columns)
 
     def to_codes(self, x: Tensor) -> Tensor:
         x, out, at = x.float(), [], 0

@@ -79,7 +79,9 @@ def likelihood_measures(
     test, kind = log_probs(run, *held)
     seen, _ = log_probs(run, *train)
     mean, (low, high) = float(test.mean()), bootstrap_mean(test, seed)
-    how = f"{kind}, {len(test)} held-out data"
+    how = f"{kind}, {len(test)} held-out data" + ("" if held[1] is None else ", each given its condition")
+    binarised = bool(getattr(run.model, "binarised", False))
+    name = "log-likelihood of binarised pixels" if binarised else "log-likelihood"
     shared: dict[str, Any] = {"kind": kind, "n": len(test), "group": "likelihood"}
     floor: tuple[float | None, float | None, float | None] = (None, None, None)
     if log_density is not None:
@@ -88,14 +90,12 @@ def likelihood_measures(
             true_low, true_high = bootstrap_mean(true, seed)
             floor = (float(true.mean()), true_low, true_high)
             how += "; beside it the data's own log-density"
-    measures = [
-        Measure("log-likelihood", mean, low, high, *floor, unit="nats per datum", better="higher", protocol=how, **shared)
-    ]
+    measures = [Measure(name, mean, low, high, *floor, unit="nats per datum", better="higher", protocol=how, **shared)]
 
     def rescaled(name: str, unit: str, scale: Callable[[float], float]) -> Measure:
         return Measure(name, scale(mean), scale(high), scale(low), unit=unit, better="lower", protocol=how, **shared)
 
-    if spec.kind == "image":
+    if spec.kind == "image" and not binarised:
         measures.append(
             rescaled("bits per dimension", "bits per value", lambda nats: bits_per_dimension(nats, spec.dimensions))
         )

@@ -83,7 +83,7 @@ def told_apart(
     """The two-sample test, with the floor of training data against held-out data."""
     how = f"accuracy over {FOLDS} folds, {space}"
     ours, floor = two_sample_accuracy(samples, real, seed), two_sample_accuracy(train, real, seed)
-    return [paired(name, ours, floor, "near 0.5", "accuracy", 2 * len(samples), how, "two-sample")]
+    return [paired(name, ours, floor, "near 0.5", "accuracy", 2 * min(len(samples), len(real)), how, "two-sample")]
 
 
 def label_measures(

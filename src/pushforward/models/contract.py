@@ -42,7 +42,11 @@ class Samples(Protocol):
 @runtime_checkable
 class Density(Protocol):
     """Knows (a bound on, an estimate of) the log-density of x (B, *spec.shape): given its condition, or without one that of
-    all data together."""
+    all data together.
+
+    Two attributes say what it is a density of. `dequantise = True`: train it on dequantised data. `mass = True`: it gives
+    integer levels themselves a probability (as a density, constant over each level), so they need no noise when measured.
+    """
 
     def log_prob(self, x: Tensor, *, condition: Tensor | None = None) -> LogProb: ...
 

@@ -19,7 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from pushforward.data.batches import Batch
 from pushforward.errors import UserError
-from pushforward.models.contract import Loss, Player
+from pushforward.models.contract import Loss, Player, device_of
 from pushforward.randomness import Rng
 
 
@@ -57,11 +57,14 @@ def processes(device: torch.device) -> Iterator[tuple[int, int]]:
         yield 0, 1
 
 
-def replicate(model: nn.Module) -> None:
-    """Gives every process the tensors of the first."""
+def replicate(model: nn.Module) -> nn.Module:
+    """Gives every process the tensors of the first, and batch norms the statistics of all (on CUDA, where PyTorch can; on
+    CPUs each process normalises by its own rows, so there two processes are not quite one with twice the batch)."""
+    if device_of(model).type == "cuda":
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     for tensor in model.state_dict().values():
-        dist.broadcast(tensor.contiguous(), 0)
-    # A non-contiguous tensor would have been broadcast into a copy; none of ours is, and torch's layers make none.
+        dist.broadcast(tensor, 0)
+    return model
 
 
 def agreed(value: float, device: torch.device, world: int) -> float:

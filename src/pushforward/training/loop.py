@@ -1,7 +1,7 @@
 """The one loop. It takes players, knows nothing of what they play, and moves each of them in its turn.
 
 A step is one turn of every player that is due. A turn: thaw the player's parameters and freeze the others; compute the
-player's loss on fresh data with noise that is a function of (seed, step, player); go down its gradient; update the average.
+player's loss on the step's data with noise that is a function of (seed, step, player); go down its gradient.
 """
 
 from __future__ import annotations
@@ -192,7 +192,7 @@ class Loop:
             self.display.close()
             for parameter in self.everyone:
                 parameter.requires_grad_(True)
-        self.average.finish(self.step, self.batches.global_size)  # after the checkpoint: a resumed run must not see it
+        self.average.finish(self.step, self.examples_per_step)  # after the checkpoint: a resumed run must not see it
         self.average.load(self.best_average or self.average.state())
         self.average._exchange()  # the model keeps the averaged weights
         self.model.eval()
@@ -203,8 +203,12 @@ class Loop:
 
     @property
     def seen(self) -> int:
-        """Examples seen so far, over all processes."""
-        return self.step * self.batches.global_size
+        """Examples seen so far, over all processes: a step takes as many batches as its most active player."""
+        return self.step * self.examples_per_step
+
+    @property
+    def examples_per_step(self) -> int:
+        return self.repeats * self.batches.global_size
 
     def _one_step(self, window: Window) -> None:
         fetched: dict[int, Batch] = {}
@@ -225,7 +229,7 @@ class Loop:
                 loss = self._turn(self.turns[player.name], fetched[repeat], repeat)
                 window.add(player.name, {"loss": loss.total, **loss.terms})
         if self.turns:
-            self.average.step(self.step, self.batches.global_size)
+            self.average.step(self.step, self.examples_per_step)
 
     def _turn(self, turn: _Turn, batch: Batch, repeat: int) -> Loss:
         player = turn.player
@@ -377,7 +381,7 @@ class Loop:
         row: dict[str, Any] = {
             "step": self.step,
             "seconds": round(self.elapsed, 3),
-            "epoch": round(self.batches.epoch(self.step), 4),
+            "epoch": round(self.batches.epoch(self.step * self.repeats), 4),
             "steps_per_second": round(rate, 3),
             **terms,
         }

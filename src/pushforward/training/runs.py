@@ -118,26 +118,34 @@ class Run:
         return self.log_prob_codes(codes, condition=parse_condition(self.spec, condition, len(codes)), **options)
 
     def log_prob_codes(
-        self, codes: Tensor, *, condition: Tensor | None = None, batch_size: int = 256, **options: Any
+        self, codes: Tensor, *, condition: Tensor | None = None, batch_size: int = 256, noise_draws: int = 8, **options: Any
     ) -> LogProb:
-        """As `log_prob`, of codes. Integer data of a continuous model are dequantised (seeded), which makes an exact
-        density a bound. Without a condition it is the density of all data together."""
+        """As `log_prob`, of codes. Without a condition it is the density of all data together.
+
+        Levels, integers, categories and gaps have no density: they are dequantised, which makes an exact log-density a bound
+        on the log-probability, the mean over `noise_draws` draws (one for a costly estimate) that are the same for all data, so
+        that it is a function of the datum alone. Models of the levels themselves (`mass`) need none of this.
+        """
         model = self._able(Density, "say how likely data are")
-        dequantise = bool(getattr(self.model, "dequantise", False))
-        integer = self.spec.levels is not None or any(c.integer or c.kind == "category" for c in self.spec.columns)
-        device, values, errors, kind = device_of(self.model), [], [], "exact"
-        with torch.no_grad():
+        noisy = self.units.discrete and not getattr(self.model, "mass", False)
+        device, draws, kind = device_of(self.model), [], "exact"
+        for draw in range(noise_draws if noisy else 1):
+            values, errors = [], []
             for start in range(0, len(codes), batch_size):
                 part = codes[start : start + batch_size].to(device)
-                rng = SampleRng(0xDE, first=start, device=device) if dequantise else None
+                rng = SampleRng(0xDE, first=draw, device=device, shared=True) if noisy else None
                 asked = None if condition is None else condition[start : start + batch_size].to(device)
-                found = model.log_prob(self.units.to_model(part, rng), condition=asked, **options)
-                values.append(found.value.cpu() + self.units.log_det)
+                with torch.no_grad():
+                    found = model.log_prob(self.units.to_model(part, rng), condition=asked, **options)
+                values.append((found.value + self.units.log_dets(part)).cpu())
                 errors.append(torch.zeros(len(part)) if found.stderr is None else found.stderr.cpu())
                 kind = found.kind
-        if kind == "exact" and dequantise and integer:
+            draws.append(torch.cat(values))
+            if kind == "estimate":
+                break
+        if kind == "exact" and noisy:
             kind = "bound"
-        return LogProb(torch.cat(values), kind, torch.cat(errors) if kind == "estimate" else None)  # type: ignore[arg-type]
+        return LogProb(torch.stack(draws).mean(0), kind, torch.cat(errors) if kind == "estimate" else None)  # type: ignore[arg-type]
 
     def encode(self, x: Any, *, condition: Any = None, **options: Any) -> Tensor:
         """Codes z (n, ...) of data in their own units."""
@@ -321,7 +329,7 @@ def _train(model: nn.Module, data: Data, settings: TrainingSettings, device: tor
     defaults = zoo.ZOO[name].training if name in zoo.ZOO else {}
     model.to(device)
     if world > 1:
-        engine.replicate(model)
+        model = engine.replicate(model)
     players = cast(Learns, model).players()
     dequantise = bool(getattr(model, "dequantise", False))
 
@@ -342,7 +350,8 @@ def _train(model: nn.Module, data: Data, settings: TrainingSettings, device: tor
     if steps is None and settings.epochs is not None:
         if len(data.train) >= STREAM:
             raise UserError("epochs were asked for, but this data never ends; give --steps or --budget, or load n data.")
-        steps = max(1, round(settings.epochs * len(data.train) / batches.global_size))
+        every_step = max(player.repeat for player in players) * batches.global_size
+        steps = max(1, round(settings.epochs * len(data.train) / every_step))
     if steps is None and settings.budget is None:
         steps = defaults.get("steps", 10_000)
     if all(player.loss is None for player in players) and settings.steps is None:

@@ -2,7 +2,7 @@
 data, and what the critic has learned is the generator's only teacher.
 
 G pushes z ~ N(0, I) forward to x = G(z). The critic's logit l(x) estimates log p(x) - log q(x), p the data's density and
-q the generator's; in turns, each on fresh data and noise,
+q the generator's; in turns, with fresh noise each,
 
     critic     min  E_real[softplus(-l(x))] + E_z[softplus(l(G(z)))]
     generator  min  E_z[softplus(-l(G(z)))]          (non-saturating; objectives.py holds the others)

@@ -58,7 +58,7 @@ class GPT(nn.Module):
         context: positions that the network sees at once; None: all L of a training sequence.
         tied: whether the matrix that reads tokens also scores them.
         learning_rate: of AdamW.
-        weight_decay: of AdamW (on all parameters, biases and norms too).
+        weight_decay: of AdamW (on matrices; biases and norms go without).
     """
 
     dequantise = False

@@ -313,8 +313,9 @@ class GaussianMixture(nn.Module):
         square = q * (q + 1) // 2
         spread = {"full": K * square, "tied": square, "diagonal": K * q, "spherical": K}[self.covariance]
         count = self.classes * (K * q + spread + K - 1) + self.classes - 1
-        if q < dimensions:  # an orthonormal basis, the centre outside of it, and the noise
-            count += dimensions * q - square + (dimensions - q) + 1
+        if q < dimensions:  # the subspace, the centre outside of it, and the noise
+            rotations = q * (q - 1) // 2 if self.covariance in ("diagonal", "spherical") else 0  # else in the covariance
+            count += q * (dimensions - q) + rotations + (dimensions - q) + 1
         return count
 
     def bic(self, x: Float[Tensor, "b *shape"], *, condition: Tensor | None = None) -> float:

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from pushforward.data.batches import Batch
 from pushforward.data.spec import DataSpec
 from pushforward.data.units import units
-from pushforward.distributions.likelihoods import Gaussian, Sigma, likelihood, soft_clamp, wide
+from pushforward.distributions.likelihoods import Bernoulli, Gaussian, Sigma, likelihood, soft_clamp, wide
 from pushforward.errors import UserError
 from pushforward.models.contract import Generator, LogProb, Loss, OptimizerSettings, Player, device_of
 from pushforward.models.variational.elbo import Elbo, ImportanceWeighted, iwae_bound
@@ -128,10 +128,19 @@ class VAE(nn.Module):
             self.register_buffer("updates", torch.zeros((), dtype=torch.long))
 
     @property
+    def mass(self) -> bool:
+        """Whether the likelihood gives integer levels themselves a probability."""
+        return not isinstance(self.likelihood, Gaussian)
+
+    @property
     def dequantise(self) -> bool:
-        """Only a density on integer data needs noise: the other likelihoods give masses."""
-        discrete = any(column.kind == "category" or column.integer or column.missing for column in self.spec.columns)
-        return isinstance(self.likelihood, Gaussian) and (self.spec.kind == "image" or discrete)
+        """Only a density on integer data needs noise."""
+        return not self.mass and units(self.spec).discrete
+
+    @property
+    def binarised(self) -> bool:
+        """Whether `log_prob` is of black and white pixels drawn from the grey ones, not of the data themselves."""
+        return isinstance(self.likelihood, Bernoulli) and self.spec.levels != 2
 
     # What the bounds ask for
 
@@ -172,7 +181,8 @@ class VAE(nn.Module):
         hide = self.embed is not None and self.condition_dropout > 0
         embedding = self.embedding(batch.condition, rows, rng.rand(rows) < self.condition_dropout if hide else None)
         if isinstance(self.objective, Elbo):
-            warmth = (self.updates / self.beta_warmup).clamp(max=1.0) if self.beta_warmup else None
+            # validation is under the full beta, or its figures would not compare with each other
+            warmth = (self.updates / self.beta_warmup).clamp(max=1.0) if self.beta_warmup and self.training else None
             return self.objective(self, batch.x, rng, embedding, warmth, self.log_det)
         return self.objective(self, batch.x, rng, embedding, self.log_det)
 
