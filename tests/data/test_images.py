@@ -222,3 +222,11 @@ def test_dataset_order_and_errors(dataset):
         load_data(dataset, attributes="hihg")
     with pytest.raises(UserError, match="image column"):
         load_data(dataset, target_image="third")
+
+
+def test_the_crop_lies_within_the_image_whatever_the_sizes():
+    """min(w/W, h/H) * W rounds above w for some sizes; Pillow refuses a box that begins at -1e-14."""
+    for size in [(w, h) for w in range(1, 60, 3) for h in range(1, 60, 3)]:
+        image = Image.new("L", size, 7)
+        for height, width in [(49, 49), (55, 41), (64, 64), (13, 7), (3, 98)]:
+            assert (images.render(image, images.Plan("L", height, width)) == 7).all(), size

@@ -5,8 +5,10 @@ import pandas as pd
 import pytest
 import torch
 
+from pushforward.artefacts import write_table
 from pushforward.data.batches import WindowSplit, take
 from pushforward.data.loading import load_data
+from pushforward.data.tables import read_csv
 from pushforward.errors import UserError
 
 
@@ -159,3 +161,10 @@ def test_folder_of_texts(tmp_path):
     assert data.spec.shape == (64,) and set(data.spec.vocabulary.tokens) == set("abcé\n") and "Latin-1" in data.notes[0]
     with pytest.raises(UserError, match="means nothing for the text"):
         load_data(tmp_path, size=32)
+
+
+def test_the_librarys_own_csv_is_read_without_its_recipe(tmp_path):
+    frame = pd.DataFrame({"a": np.arange(40.0), "kind": ["x", "y#z"] * 20})
+    write_table(tmp_path / "samples.csv", frame, {"run": "runs/a", "n": 40, "options": {"a": [1, 2, 3]}})
+    assert [c.name for c in load_data(tmp_path / "samples.csv").spec.columns] == ["a", "kind"]
+    pd.testing.assert_frame_equal(read_csv(tmp_path / "samples.csv", []), frame)

@@ -131,7 +131,9 @@ def render(image: Image.Image, plan: Plan) -> np.ndarray:
         box = None
         if plan.crop:
             scale = min(image.width / plan.width, image.height / plan.height)
-            dx, dy = (image.width - scale * plan.width) / 2, (image.height - scale * plan.height) / 2
+            # Rounding may put a border a hair outside of the image, which Pillow refuses.
+            dx = max(0.0, (image.width - scale * plan.width) / 2)
+            dy = max(0.0, (image.height - scale * plan.height) / 2)
             box = (dx, dy, image.width - dx, image.height - dy)
         image = image.resize((plan.width, plan.height), Image.Resampling.LANCZOS, box=box)
     array = np.asarray(image)

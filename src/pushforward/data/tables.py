@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from pushforward.artefacts import COMMENT
 from pushforward.data import assembly
 from pushforward.data.assembly import MISSING, PARTS, RawCondition
 from pushforward.data.batches import ArraySplit, Data
@@ -22,8 +23,8 @@ _ABSENT = ["?", "NA", "N/A", "na", "nan", "NaN", "null", "NULL", ""]
 
 def read_csv(path: Path, notes: list[str]) -> pd.DataFrame:
     """A csv with any of the usual delimiters, with or without a header; "?", NA and empty fields are missing."""
-    with open(path, "rb") as file:
-        head = file.read(65536)
+    with open(path, "rb") as binary:
+        head = binary.read(65536)
     if not head.strip():
         raise UserError(f"{path} is empty.")
     encoding = "utf-8-sig"
@@ -32,19 +33,23 @@ def read_csv(path: Path, notes: list[str]) -> pd.DataFrame:
     except UnicodeDecodeError:
         encoding = "latin-1"
         notes.append(f"{path.name} is not UTF-8; it is read as Latin-1.")
-    first, *rest = [line for line in head.decode("latin-1").lstrip("ï»¿").splitlines() if line.strip()]
+    lines = head.decode("latin-1").lstrip("ï»¿").splitlines()
+    ours = lines[0].startswith(COMMENT)  # a table that this library wrote begins with its recipe
+    first, *rest = [line for line in lines[ours:] if line.strip()] or [""]
     delimiter = max(",;\t|", key=first.count)
     headless = bool(rest) and all(_is_number(field) for field in first.split(delimiter))
     try:
-        frame = pd.read_csv(
-            path,
-            sep=delimiter,
-            encoding=encoding,
-            header=None if headless else 0,
-            na_values=_ABSENT,
-            skipinitialspace=True,
-            low_memory=False,
-        )
+        with open(path, encoding=encoding, newline="") as file:
+            if ours:
+                file.readline()
+            frame = pd.read_csv(
+                file,
+                sep=delimiter,
+                header=None if headless else 0,
+                na_values=_ABSENT,
+                skipinitialspace=True,
+                low_memory=False,
+            )
     except (pd.errors.ParserError, pd.errors.EmptyDataError, ValueError) as error:
         raise UserError(f"{path} cannot be read as a table: {str(error).strip()}.") from None
     if headless:
