@@ -33,7 +33,7 @@ def run(argv: Sequence[str]) -> None:
         name = read_record(Path(words[0]))["model"]["name"]
         if name in zoo.ZOO:
             sample = zoo.method(name).load().sample  # type: ignore[attr-defined]
-            skip: set[str | int] = {"condition", "generator", "n"}
+            skip: set[str | int] = {"self", "condition", "generator", "n"}
             options = [key.split(".")[-1] for key in built.add_function_arguments(sample, skip=skip, fail_untyped=False)]
             options = [key for key in options if key in sampling_options(zoo.method(name).load())]
     given = plain(built.understand(rest))
@@ -49,7 +49,7 @@ def run(argv: Sequence[str]) -> None:
         several = condition.split(",")
         condition = several * (given["n"] // len(several)) + several[: given["n"] % len(several)]
     chosen = {key: given[key] for key in options if given[key] is not None}
-    path = Path(given["out"]) if given["out"] else default_path(loaded, given["seed"])
+    path = given["out"] or default_path(loaded, given["seed"])
     written = write_samples(loaded, path, given["n"], given["seed"], condition, chosen, given["batch_size"])
     print(written)
 
@@ -60,8 +60,38 @@ def default_path(loaded: Any, seed: int) -> Path:
     return loaded.directory / f"samples-seed{seed}.{ending}"
 
 
+ENDINGS = {
+    "image": (".png", ".npz", ".npy", "a folder/"),
+    "tokens": (".txt", ".png", ".npz", ".npy"),
+    "table": (".csv", ".parquet", ".png", ".npz", ".npy"),
+    "point": (".csv", ".parquet", ".png", ".npz", ".npy"),
+    "series": (".npz", ".npy", ".png"),
+}
+
+
+def is_folder(path: str | Path) -> bool:
+    """Whether samples go to single pictures in a folder: NAME/, or one that is there already."""
+    return str(path).endswith("/") or Path(path).is_dir()
+
+
+def check_ending(path: str | Path, folder: bool, kind: str) -> None:
+    """Refuses an ending that samples of this kind cannot be written as."""
+    valid, suffix = ENDINGS[kind], Path(path).suffix
+    if "a folder/" in valid if folder else suffix in valid:
+        return
+    rule = f"give --out an ending of {', '.join(valid[:-1])} or {valid[-1]}"
+    if folder:
+        raise UserError(f"{kind} samples cannot be written as single pictures; {rule}.")
+    if suffix in (".csv", ".parquet"):
+        raise UserError(f"{kind} samples are no table; {rule}.")
+    if suffix == ".txt":
+        raise UserError(f"{kind} samples are no text; {rule}.")
+    named = f"as '{suffix}'" if suffix else f"to '{path}', which has no ending"
+    raise UserError(f"samples cannot be written {named}; {rule}.")
+
+
 def write_samples(
-    loaded: Any, path: Path, n: int, seed: int, condition: Any, options: dict[str, Any], batch_size: int | None = None
+    loaded: Any, path: str | Path, n: int, seed: int, condition: Any, options: dict[str, Any], batch_size: int | None = None
 ) -> Path:
     """Draws n samples and writes them in the form that the ending of `path` says, with their recipe."""
     from pushforward import artefacts
@@ -69,14 +99,9 @@ def write_samples(
     from pushforward.training.gallery import sample_recipe
     from pushforward.training.runs import parse_condition
 
-    folder = str(path).endswith("/") or path.is_dir() or not path.suffix
-    kinds = (".png", ".npz", ".npy", ".csv", ".parquet", ".txt")
-    if not folder and path.suffix not in kinds:
-        raise UserError(f"samples cannot be written as '{path.suffix}'; give --out one of {', '.join(kinds)}, or a folder/.")
-    if path.suffix in (".csv", ".parquet") and loaded.spec.kind not in ("table", "point"):
-        raise UserError(f"{loaded.spec.kind} samples are no table; give --out an ending of .png or .npz.")
-    if path.suffix == ".txt" and loaded.spec.kind != "tokens":
-        raise UserError(f"{loaded.spec.kind} samples are no text; give --out an ending of .png or .npz.")
+    folder = is_folder(path)
+    check_ending(path, folder, loaded.spec.kind)
+    path = Path(path)
     codes = loaded.sample_codes(n, condition=condition, seed=seed, batch_size=batch_size, **options)
     wanted = parse_condition(loaded.spec, condition, n)
     recipe = sample_recipe(loaded, n, seed, wanted, options)
@@ -84,8 +109,6 @@ def write_samples(
     if folder:
         from pushforward.pictures.grids import single_image
 
-        if loaded.spec.kind != "image":
-            raise UserError(f"{loaded.spec.kind} samples cannot be written as single pictures; give --out a file.")
         for i in range(n):
             artefacts.write_picture(single_image(codes[i], loaded.spec), path / f"{i:05d}.png", {**recipe, "index": i})
     elif path.suffix == ".png":
@@ -112,6 +135,10 @@ def again(path: Path, directory: str | None, out: str | None, device: str) -> No
     from pushforward.artefacts import read_recipe
     from pushforward.training.runs import load
 
+    if path.is_dir():
+        inside = sorted(path.glob("*.png"))
+        what = f"give one of its pictures: --again {inside[0]}" if inside else "it holds no pictures (.png)"
+        raise UserError(f"{path} is a folder, and every picture carries its own recipe; {what}.")
     recipe = read_recipe(path)
     needed = [key for key in ("run", "weights", "n", "seed") if key not in recipe]
     if needed:
@@ -123,4 +150,17 @@ def again(path: Path, directory: str | None, out: str | None, device: str) -> No
             f"name the run that made it: pushforward sample RUN --again {path}"
         )
     target = Path(out) if out else path.with_stem(path.stem + "-again")
-    print(write_samples(loaded, target, recipe["n"], recipe["seed"], recipe.get("condition"), recipe.get("options") or {}))
+    options = recipe.get("options") or {}
+    if "index" in recipe:
+        print(write_one(loaded, target, recipe, options))
+    else:
+        print(write_samples(loaded, out or target, recipe["n"], recipe["seed"], recipe.get("condition"), options))
+
+
+def write_one(loaded: Any, path: Path, recipe: dict[str, Any], options: dict[str, Any]) -> Path:
+    """The picture of one sample of several, as it was written into a folder."""
+    from pushforward.artefacts import write_picture
+    from pushforward.pictures.grids import single_image
+
+    codes = loaded.sample_codes(recipe["n"], condition=recipe.get("condition"), seed=recipe["seed"], **options)
+    return write_picture(single_image(codes[recipe["index"]], loaded.spec), path, recipe)
