@@ -1,5 +1,7 @@
 """Every name in the zoo: trains on tiny real data, samples, saves, loads, samples the same, keeps the contract."""
 
+import tomllib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +12,7 @@ import yaml
 import pushforward as pf
 from pushforward import zoo
 from pushforward.models.contract import Density
+from pushforward.training.runs import _is_yours, _plain_settings
 from pushforward.training.settings import TrainingSettings
 
 QUICK = {"steps": 3, "batch_size": 16, "tensorboard": False, "picture_every": 0, "precision": "fp32"}
@@ -70,6 +73,50 @@ def test_an_unknown_setting_names_the_nearest():
     data = pf.load_data("digits")
     with pytest.raises(pf.UserError, match="no setting 'latentdim'; did you mean latent_dim"):
         pf.create("vae", data.spec, latentdim=4)
+
+
+@pytest.mark.parametrize("name", list(zoo.ZOO))
+def test_a_run_holds_the_whole_model(name, tmp_path, monkeypatch):
+    """A default that changes later changes no run of today: every setting is in run.yaml, as plain values."""
+    data = data_of(zoo.ZOO[name].kinds[0], tmp_path)
+    model = pf.create(name, data.spec, **SMALL.get(name, {}))
+    networks = {key for key, p in zoo.options(name).items() if "Module" in str(p.annotation)}
+    assert set(model.settings) == set(zoo.options(name)) - networks
+    again = yaml.safe_load(yaml.safe_dump(_plain_settings(model)))
+    later = dict.fromkeys(zoo.options(name), 10**9)  # nonsense, if any of it were used
+    monkeypatch.setitem(zoo.ZOO, name, replace(zoo.ZOO[name], settings={k: later[k] for k in later if k not in networks}))
+    rebuilt = pf.create(name, data.spec, **again)
+    assert [p.shape for p in rebuilt.parameters()] == [p.shape for p in model.parameters()]
+    assert rebuilt.settings == model.settings
+
+
+def test_what_is_not_plain_is_named_at_any_depth():
+    model = torch.nn.Identity()
+    model.settings = {"a": (1, 2), "b": {"c": [torch.nn.SiLU(), 1.5]}, "d": torch.nn.ReLU(), "e": None}
+    plain = {"a": [1, 2], "b": {"c": ["<your SiLU>", 1.5]}, "d": "<your ReLU>", "e": None}
+    assert _plain_settings(model) == plain
+    assert [key for key, value in plain.items() if _is_yours(value)] == ["b", "d"]
+
+
+def test_networks_of_your_own_are_asked_for_again(tmp_path):
+    data = pf.load_data("moons", n=200)
+    encoder = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(2, 8))
+    model = pf.create("vae", data.spec, width=16, latent_dim=4, encoder=encoder)
+    run = pf.train(model, data, out=str(tmp_path / "run"), **QUICK)
+    with pytest.raises(pf.UserError, match=r"pf.load\(path, encoder=\.\.\.\)"):
+        pf.load(tmp_path / "run")
+    with pytest.raises(pf.UserError, match="resume it with the model itself"):
+        pf.train("vae", data, out=str(tmp_path / "run"), resume=True)
+    again = pf.load(tmp_path / "run", encoder=torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(2, 8)))
+    assert torch.equal(run.sample_codes(5, seed=1), again.sample_codes(5, seed=1))
+
+
+def test_every_family_is_kept_apart():
+    root = Path(__file__).parents[1]
+    contracts = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    listed = {name for contract in contracts if contract["type"] == "independence" for name in contract["modules"]}
+    folders = {f"pushforward.models.{p.parent.name}" for p in (root / "src/pushforward/models").glob("*/__init__.py")}
+    assert listed == folders
 
 
 def test_every_setting_is_explained():

@@ -109,7 +109,8 @@ def create(name: str, spec: DataSpec, **settings: Any) -> nn.Module:
     """Builds a model by name for data of this spec: `pf.create("vae", data.spec, latent_dim=16)`.
 
     settings: the model's own (`pushforward models NAME` lists them); a network may be any `torch.nn.Module` of yours.
-    Raises UserError for an unknown name or setting (with the nearest ones) and for data that the model cannot learn.
+    The model's `name` and `settings` (all of them, defaults too) build it again. Raises UserError for an unknown name or
+    setting (with the nearest ones) and for data that the model cannot learn.
     """
     line = method(name)
     if spec.kind not in line.kinds:
@@ -121,8 +122,18 @@ def create(name: str, spec: DataSpec, **settings: Any) -> nn.Module:
     for key in settings:
         if key not in valid:
             raise UserError(f"'{name}' has no setting '{key}'; {nearest(key, valid)}")
-        if isinstance(settings[key], int) and settings[key] < 0:
+        if isinstance(settings[key], int) and settings[key] < 0 and settings[key] != valid[key].default:
             raise UserError(f"{key} = {settings[key]} was given; sizes and counts of '{name}' are not negative.")
-    built = line.load()(spec, **{**line.settings, **settings})
-    built.name, built.settings = name, settings  # type: ignore[assignment]
+    whole = {key: p.default for key, p in valid.items() if p.default is not p.empty} | settings
+    whole = {key: _as_annotated(value, valid[key]) for key, value in whole.items()}
+    built = line.load()(spec, **whole)
+    # All of them, so that a default that changes later changes no model of today; a network not given is no setting.
+    kept = {key: value for key, value in whole.items() if value is not None or "Module" not in str(valid[key].annotation)}
+    built.name, built.settings = name, kept  # type: ignore[assignment]
     return built
+
+
+def _as_annotated(value: Any, parameter: inspect.Parameter) -> Any:
+    """Tuples come back from yaml as lists."""
+    said = str(parameter.annotation).lower()
+    return tuple(value) if isinstance(value, list) and "tuple" in said and "list" not in said else value

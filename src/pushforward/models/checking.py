@@ -138,7 +138,7 @@ def _samples(model: Any, given: Batch, data: Data) -> None:
     """samples have the data's shape; sample i is a function of (seed, i), whatever n"""
     _keywords(model.sample, "condition", "generator")
     device = device_of(model)
-    with torch.inference_mode():
+    with torch.no_grad():
         three = model.sample(3, generator=SampleRng(5, device=device))
         _tensor(three, (3, *data.spec.shape), "sample(3)")
         again = model.sample(3, generator=SampleRng(5, device=device))
@@ -186,7 +186,7 @@ def _scores(model: Any, given: Batch, data: Data) -> None:
 def _trajectories(model: Any, given: Batch, data: Data) -> None:
     """a trajectory ends in the sample of its seed"""
     device = device_of(model)
-    with torch.inference_mode():
+    with torch.no_grad():
         states = model.trajectory(2, frames=4, generator=SampleRng(5, device=device))
         _tensor(states, (4, 2, *data.spec.shape), "trajectory")
 
@@ -194,7 +194,7 @@ def _trajectories(model: Any, given: Batch, data: Data) -> None:
 def _completes(model: Any, given: Batch, data: Data) -> None:
     """complete keeps its prefix"""
     prefix = given.x[:, :1]
-    with torch.inference_mode():
+    with torch.no_grad():
         longer = model.complete(prefix, 2, generator=SampleRng(5, device=device_of(model)))
     _expect(torch.equal(longer[:, :1], prefix) and longer.shape[1] == 3, "complete must keep the prefix and add to it.")
 

@@ -72,7 +72,7 @@ def draw_run(run: Any) -> list[Path]:
         frames = 9
         n = 10 if run.spec.kind == "image" else 2000
         condition = torch.arange(n) % run.spec.classes if run.spec.classes else None
-        with torch.inference_mode():
+        with torch.no_grad():
             states = run.model.trajectory(
                 n,
                 frames=frames,

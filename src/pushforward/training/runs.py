@@ -104,7 +104,7 @@ class Run:
         device, wanted = device_of(self.model), parse_condition(self.spec, condition, n)
         size = batch_size or max(1, min(1024, 2**22 // max(1, self.spec.dimensions)))
         codes = []
-        with torch.inference_mode():
+        with torch.no_grad():  # not inference_mode: some samplers differentiate on their way
             for start in range(0, n, size):
                 count = min(size, n - start)
                 part = None if wanted is None else wanted[start : start + count].to(device)
@@ -239,10 +239,10 @@ def load(directory: str | Path, *, device: str = "cpu", model: nn.Module | None 
     target = engine.resolve_device(device)
     if model is None:
         given = {**record["model"]["settings"], **settings}
-        foreign = [k for k, v in given.items() if isinstance(v, str) and v.startswith("<your ")]
+        foreign = [key for key, value in given.items() if _is_yours(value)]
         if foreign or record["model"]["name"] not in zoo.ZOO:
-            what = ", ".join(foreign) or "model"
-            raise UserError(f"the run in {directory} has parts of your own; give them again: pf.load(path, {what}=...).")
+            what = ", ".join(f"{key}=..." for key in foreign or ["model"])
+            raise UserError(f"the run in {directory} has parts of your own; give them again: pf.load(path, {what}).")
         model = zoo.create(record["model"]["name"], spec, **given)
     weights, state = directory / checkpoints.WEIGHTS, directory / checkpoints.STATE
     if weights.exists():
@@ -292,8 +292,7 @@ def train(model: str | nn.Module, data: Any = "digits", **settings: Any) -> Run:
     device = engine.resolve_device(given.device)
     data = data if isinstance(data, Data) else load_data(data)
     if isinstance(model, str):
-        with seeded(mix(given.seed, 0x1417)):
-            model = zoo.create(model, data.spec, **_stored_settings(model, data, given))
+        model = build(model, data.spec, _stored_settings(model, data, given), given.seed)
     if not isinstance(model, Learns):
         raise UserError(f"{type(model).__name__} has no players() and so cannot be trained; see `pf.check_model`.")
     with engine.processes(device) as (rank, world):
@@ -304,7 +303,17 @@ def _stored_settings(name: str, data: Data, given: TrainingSettings) -> dict[str
     """A run that is taken up again keeps the model that it began with."""
     if not given.resume:
         return {}
-    return read_record(run_directory(name, data.spec.name, given)).get("model", {}).get("settings", {})
+    directory = run_directory(name, data.spec.name, given)
+    stored = read_record(directory)["model"]["settings"]
+    if any(map(_is_yours, stored.values())):
+        raise UserError(f"the run in {directory} has parts of your own; resume it with the model itself: pf.train(model, ...).")
+    return stored
+
+
+def build(name: str, spec: DataSpec, settings: dict[str, Any], seed: int) -> nn.Module:
+    """The model of a run by name: its first weights are a function of `seed`, however the run was started."""
+    with seeded(mix(seed, 0x1417)):
+        return zoo.create(name, spec, **settings)
 
 
 def run_directory(name: str, data_name: str, settings: TrainingSettings) -> Path:
@@ -460,16 +469,31 @@ def _validation(data: Data, device: torch.device, dequantise: bool, size: int, s
     return batches
 
 
+YOURS = "<your "
+
+
 def _plain_settings(model: nn.Module) -> dict[str, Any]:
-    """A model's settings for yaml; what is not plain (a network of the user's) is named only."""
-    given = getattr(model, "settings", {})
-    plain = (str, int, float, bool, type(None), list, tuple)
-    return {
-        key: (list(value) if isinstance(value, tuple) else value)
-        if isinstance(value, plain)
-        else f"<your {type(value).__name__}>"
-        for key, value in given.items()
-    }
+    """A model's settings for yaml; what is not plain (a network of the user's) is named only, at any depth."""
+    return {str(key): _plain(value) for key, value in getattr(model, "settings", {}).items()}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if value is None or type(value) in (str, int, float, bool):
+        return value
+    return f"{YOURS}{type(value).__name__}>"
+
+
+def _is_yours(value: Any) -> bool:
+    """Whether a setting from run.yaml holds, at any depth, what only its user has."""
+    if isinstance(value, dict):
+        return any(map(_is_yours, value.values()))
+    if isinstance(value, list):
+        return any(map(_is_yours, value))
+    return isinstance(value, str) and value.startswith(YOURS)
 
 
 def _record(
