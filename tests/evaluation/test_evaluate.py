@@ -1,7 +1,9 @@
 """`evaluate` from end to end on scikit-learn's digits, toys and text, with runs made up for the purpose."""
 
+import dataclasses
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,12 +11,16 @@ import torch
 from sklearn.datasets import load_digits
 from torch import nn
 
+from pushforward.comparison.compare import Comparison
+from pushforward.comparison.ranking import leading
 from pushforward.data.batches import STREAM, ArraySplit, Data, WindowSplit, take
 from pushforward.data.spec import Column, Condition, DataSpec, Vocabulary
 from pushforward.errors import UserError
+from pushforward.evaluation.cost import cost_measures
 from pushforward.evaluation.evaluate import evaluate, sides
 from pushforward.evaluation.features import feature_space, matrix
 from pushforward.evaluation.likelihood import bits_per_dimension, membership
+from pushforward.evaluation.progress import Stages
 from pushforward.evaluation.records import Evaluation, Measure
 from pushforward.models.contract import LogProb
 from pushforward.randomness import mix
@@ -105,7 +111,7 @@ def test_new_digits_are_as_good_as_real_and_the_record_survives_the_disk(tmp_pat
 
     assert Evaluation.load(tmp_path) == evaluation
     assert json.loads((tmp_path / "metrics.json").read_text())["protocol"]["seed"] == 0
-    assert [p.name for p in tmp_path.iterdir()] == ["metrics.json"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["metrics.json", "neighbours.png"]
     assert evaluation.table().row_count == len(evaluation.measures)
 
     assert steady(evaluate(run, progress=False)) == steady(evaluation)
@@ -295,6 +301,42 @@ def test_a_record_refuses_what_is_no_number_and_names_what_is_near():
     with pytest.raises(UserError, match="did you mean KID"):
         Evaluation([Measure("KID", 0.0)])["KIDD"]
     assert Measure("x", 1.0, 0.0, 2.0, 3.0, 1.5, 4.0).real and not Measure("x", 1.0, 0.0, 2.0, 3.0, 2.5, 4.0).real
+
+
+def test_an_evaluation_and_a_comparison_print_as_text():
+    good = Evaluation([Measure("KID", 0.25, 0.1, 0.4, 0.2, better="lower")], {"left_out": ["recall: too few data"]})
+    text = str(good)
+    assert "KID" in text and "0.1 … 0.4" in text and "0.2 =" in text and "\x1b" not in text
+    assert "= : no difference from real data was found" in text and "recall: too few data" in text
+    assert max(map(len, text.splitlines())) <= 120
+    both = str(Comparison(Path("runs/both"), {"gmm": None}, {"gmm": good}))
+    assert "KID" in both and "gmm" in both and "0.25" in both
+
+
+def test_cost_counts_what_is_fitted_and_ranks_no_effort():
+    fitted = nn.Module()
+    fitted.register_buffer("mean", torch.zeros(5))
+    fitted.register_buffer("count", torch.zeros(3, dtype=torch.long))
+    found = {m.name: m for m in cost_measures(fitted, {"steps": 7, "examples": 70, "seconds": 1.5}, 10, 0.5)}
+    assert found["parameters"].value == 5 and found["model size"].value == pytest.approx(44e-6)
+    assert found["updates"].better == found["examples seen"].better == "" and found["training time"].better == "lower"
+    assert leading([dataclasses.asdict(found["updates"])] * 2) == set()
+    normed = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3))
+    assert cost_measures(normed, {}, 1, 1.0)[0].value == 9 + 6, "running statistics are not learned"
+
+
+def test_stages_are_lines_where_there_is_no_terminal(monkeypatch, capsys):
+    now = [0.0]
+    monkeypatch.setattr("pushforward.evaluation.progress.time.monotonic", lambda: now[0])
+    with Stages() as say:
+        say("sampling", 0.1)
+        now[0] = 2.5
+        say("likelihood", 0.9)
+        say("likelihood", 0.95)
+    with Stages(shown=False) as say:
+        now[0] = 9.0
+        say("likelihood", 0.9)
+    assert capsys.readouterr().err == "evaluating: likelihood ...\n"
 
 
 def test_feature_networks_are_fitted_once_and_cached(tmp_path, monkeypatch):

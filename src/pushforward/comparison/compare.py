@@ -13,7 +13,7 @@ from pushforward.data.batches import Data
 from pushforward.data.loading import load_data
 from pushforward.errors import UserError
 from pushforward.evaluation.evaluate import evaluate
-from pushforward.evaluation.records import Evaluation
+from pushforward.evaluation.records import Evaluation, as_text
 from pushforward.randomness import mix, seeded
 from pushforward.training.runs import Run, train
 
@@ -26,6 +26,9 @@ class Comparison:
     runs: dict[str, Run] = field(default_factory=dict)
     evaluations: dict[str, Evaluation] = field(default_factory=dict)
     page: Path | None = None
+
+    def __str__(self) -> str:
+        return as_text(self.table())
 
     def table(self) -> Any:
         """Models as columns, measures as rows, for a terminal."""

@@ -10,9 +10,10 @@ from pushforward.evaluation.records import Measure
 
 
 def cost_measures(model: nn.Module, result: dict[str, Any], samples: int, seconds: float) -> list[Measure]:
-    """Parameters and size of the model, samples a second, and (where the run knows them) training seconds, updates and
-    examples. `result` is the run's; `samples` were drawn in `seconds`."""
-    parameters = sum(p.numel() for p in model.parameters())
+    """Parameters (of a model without any: its fitted numbers) and size of the model, samples a second, and (where the run
+    knows them) training seconds, updates and examples. `result` is the run's; `samples` were drawn in `seconds`."""
+    learned = list(model.parameters()) or [b for b in model.buffers() if b.is_floating_point()]  # closed form: buffers
+    parameters = sum(p.numel() for p in learned)
     tensors = [*model.parameters(), *model.buffers()]
     size = sum(t.numel() * t.element_size() for t in tensors) / 1e6
     where = str(next(iter(tensors)).device) if tensors else "cpu"
@@ -25,11 +26,11 @@ def cost_measures(model: nn.Module, result: dict[str, Any], samples: int, second
         cost("model size", size, "MB", protocol="parameters and buffers as they are in memory"),
         cost("sampling speed", samples / max(seconds, 1e-9), "samples/s", "higher", f"{samples} samples at once on {where}"),
     ]
-    for key, name, unit in (
-        ("seconds", "training time", "s"),
-        ("steps", "updates", "updates"),
-        ("examples", "examples seen", "data"),
+    for key, name, unit, better in (
+        ("seconds", "training time", "s", "lower"),
+        ("steps", "updates", "updates", ""),
+        ("examples", "examples seen", "data", ""),
     ):
         if isinstance(result.get(key), (int, float)):
-            measures.append(cost(name, float(result[key]), unit, protocol="as the run recorded it"))
+            measures.append(cost(name, float(result[key]), unit, better, protocol="as the run recorded it"))
     return measures

@@ -1,7 +1,8 @@
-"""A line that says what is being done, once it has taken more than two seconds."""
+"""A line that says what is being done, once it has taken more than two seconds; in a log, one line a stage."""
 
 from __future__ import annotations
 
+import sys
 import time
 from types import TracebackType
 
@@ -17,9 +18,15 @@ class Stages:
     def __init__(self, shown: bool = True):
         self.shown, self._since = shown, time.monotonic()
         self._progress: Progress | None = None
+        self._last = ""
 
     def __call__(self, what: str, fraction: float) -> None:
         if not self.shown or time.monotonic() - self._since < PATIENCE:
+            return
+        if not sys.stderr.isatty():
+            if what != self._last:
+                print(f"evaluating: {what} ...", file=sys.stderr, flush=True)
+            self._last = what
             return
         if self._progress is None:
             columns = (TextColumn("evaluating: {task.description}"), BarColumn(), TimeElapsedColumn())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -102,11 +103,15 @@ class Evaluation:
             raise UserError(f"there is no {path}; `pushforward evaluate` writes it.")
         return cls.from_dict(read_json(path))
 
+    def __str__(self) -> str:
+        return as_text(self.table())
+
     def table(self) -> Table:
         """The figures as a table for the terminal: value, interval, floor, unit and which way is better."""
         from rich.table import Table
 
-        table = Table(title="evaluation", caption="\n".join(self.protocol.get("left_out", [])), caption_justify="left")
+        said = ["= : no difference from real data was found", *self.protocol.get("left_out", [])]
+        table = Table(title="evaluation", caption="\n".join(said), caption_justify="left")
         for heading in ("measure", "value", "95 %", "real data", "unit", "better"):
             table.add_column(heading, justify="right" if heading in ("value", "95 %", "real data") else "left")
         group = None
@@ -119,6 +124,16 @@ class Evaluation:
             floor = "" if measure.floor is None else figure(measure.floor) + (" =" if measure.real else "")
             table.add_row(name, figure(measure.value), interval, floor, measure.unit, measure.better)
         return table
+
+
+def as_text(table: Table) -> str:
+    """A table as plain text, 120 columns wide."""
+    from rich.console import Console
+
+    console = Console(file=io.StringIO(), width=120, color_system=None)
+    with console.capture() as captured:
+        console.print(table)
+    return "\n".join(line.rstrip() for line in captured.get().splitlines())
 
 
 def figure(value: float | None) -> str:
