@@ -8,7 +8,9 @@ import torch
 from pushforward.artefacts import write_table
 from pushforward.data.batches import WindowSplit, take
 from pushforward.data.loading import load_data
+from pushforward.data.spec import Column, DataSpec
 from pushforward.data.tables import read_csv
+from pushforward.data.units import TableUnits
 from pushforward.errors import UserError
 
 
@@ -55,7 +57,8 @@ def test_there_and_back(table):
     frame = data.units.present(data.units.to_codes(data.units.to_model(data.train.codes)))
     original = pd.read_csv(table, na_values=["?"])
     assert np.allclose(frame["height"], original["height"], equal_nan=True, atol=1e-3)
-    assert list(frame["town"]) == list(original["town"].fillna("(missing)"))
+    assert list(frame["town"].fillna("-")) == list(original["town"].fillna("-")) and frame["town"].isna().any()
+    assert torch.equal(torch.nan_to_num(data.units.parse(frame), -1), torch.nan_to_num(data.train.codes, -1))
     again = data.units.parse(original)
     assert torch.equal(torch.nan_to_num(again, -1), torch.nan_to_num(data.train.codes, -1))
 
@@ -168,3 +171,25 @@ def test_the_librarys_own_csv_is_read_without_its_recipe(tmp_path):
     write_table(tmp_path / "samples.csv", frame, {"run": "runs/a", "n": 40, "options": {"a": [1, 2, 3]}})
     assert [c.name for c in load_data(tmp_path / "samples.csv").spec.columns] == ["a", "kind"]
     pd.testing.assert_frame_equal(read_csv(tmp_path / "samples.csv", []), frame)
+
+
+def test_a_gap_is_a_gap_however_it_is_written():
+    """None, NaN, NA, an empty field and "?" are missing; category 3 may come as 3.0; what is no number is a sentence."""
+    columns = (Column("n", "number", missing=True), Column("c", "category", categories=("(missing)", "3", "x"), missing=True))
+    table = TableUnits(DataSpec("table", (5,), columns=columns))
+    given = pd.DataFrame(
+        {"n": [1.5, None, "?", "", np.nan, pd.NA, "7"], "c": ["3.0", None, "?", "", np.nan, pd.NA, "x"]}, dtype=object
+    )
+    gap = [-1.0, 0.0]
+    wanted = torch.tensor([[1.5, 1.0], gap, gap, gap, gap, gap, [7.0, 2.0]])
+    assert torch.equal(torch.nan_to_num(table.parse(given), -1.0), wanted)
+    assert torch.equal(table.parse(pd.DataFrame({"n": [2], "c": [3.0]})), torch.tensor([[2.0, 1.0]]))
+    shown = table.present(wanted[:2])
+    assert shown["c"][0] == "3" and pd.isna(shown["c"][1])
+    with pytest.raises(UserError, match=r"'n' should hold numbers: .*tall"):
+        table.parse(pd.DataFrame({"n": ["tall"], "c": ["x"]}))
+    with pytest.raises(UserError, match=r"'4\.0'"):
+        table.parse(pd.DataFrame({"n": [1], "c": [4.0]}))
+    whole = TableUnits(DataSpec("table", (2,), columns=(Column("c", "category", categories=("3", "x")),)))
+    with pytest.raises(UserError, match="missing"):
+        whole.parse(pd.DataFrame({"c": [None]}))

@@ -190,7 +190,8 @@ class TableUnits(Units):
         for j, column in enumerate(self.spec.columns):
             values = codes[:, j].cpu().numpy()
             if column.kind == "category":
-                frame[column.name] = np.asarray(column.categories, dtype=object)[values.astype(int)]
+                names = [None if name == "(missing)" else name for name in column.categories]
+                frame[column.name] = np.asarray(names, dtype=object)[values.astype(int)]
             elif column.integer and not column.missing:
                 frame[column.name] = values.astype(np.int64)
             else:
@@ -204,10 +205,10 @@ class TableUnits(Units):
                 raise UserError(f"the table lacks the column(s) {', '.join(missing)} that the model was trained on.")
             parts = []
             for column in self.spec.columns:
-                series = values[column.name]
+                cells = values[column.name].astype(object).where(values[column.name].notna(), None).tolist()
                 if column.kind == "category":
                     known = {name: i for i, name in enumerate(column.categories)}
-                    strings = ["(missing)" if v is None or v != v else str(v) for v in series]
+                    strings = [_category(cell, known) for cell in cells]
                     unknown = sorted({s for s in strings if s not in known})
                     if unknown:
                         raise UserError(
@@ -216,7 +217,11 @@ class TableUnits(Units):
                         )
                     parts.append(torch.tensor([known[s] for s in strings], dtype=torch.float32))
                 else:
-                    parts.append(torch.as_tensor(np.asarray(series, dtype=np.float32)))
+                    numbers = [math.nan if cell is None or str(cell).strip() in ("", "?") else cell for cell in cells]
+                    try:
+                        parts.append(torch.from_numpy(np.asarray(numbers, dtype=np.float32)))
+                    except (TypeError, ValueError) as error:
+                        raise UserError(f"column '{column.name}' should hold numbers: {error}.") from None
             return torch.stack(parts, -1)
         codes = super().parse(values).float()
         shape = (len(self.spec.columns),) if self.spec.kind != "series" else self.spec.shape
@@ -225,6 +230,16 @@ class TableUnits(Units):
         if tuple(codes.shape[1:]) != tuple(shape):
             raise UserError(f"data of shape {tuple(codes.shape[1:])} were given, this model knows {tuple(shape)}.")
         return codes
+
+
+def _category(cell: Any, known: dict[str, int]) -> str:
+    """The name of a category as the model knows it: nothing is "(missing)", and 3 may have become 3.0 on its way here."""
+    name = "(missing)" if cell is None else str(cell)
+    if name in known:
+        return name
+    if name.strip() in ("", "?"):
+        return "(missing)"
+    return name.removesuffix(".0") if name.removesuffix(".0") in known else name
 
 
 class TokenUnits(Units):
