@@ -68,6 +68,8 @@ CASES = [
     ("train vae gan", "one name was expected"),
     ("train vae --stpes 5", "no option --stpes; did you mean --steps"),
     ("train vae --model.latnt-dim 5", "no option --model.latnt-dim; did you mean --model.latent-dim"),
+    ("train vae --latent-dim 5", "no option --latent-dim; did you mean --model.latent-dim?"),
+    ("train gan --latnt-dim 5", "--model.latent-dim"),
     ("train vae --steps many", "steps"),
     ("train vae --steps -5", "steps = -5 was given; it must be at least 1"),
     ("train vae --steps 0", "steps = 0 was given"),

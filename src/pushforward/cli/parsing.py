@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
@@ -31,15 +31,21 @@ class Parser(ArgumentParser):
         text = re.sub(r"\s*\(type:[^()]*?default:\s+null\)", "", text)
         return re.sub(r"\(type:[^()]*?default:\s+", "(default: ", text)
 
-    def understand(self, argv: Sequence[str]) -> Namespace:
-        """Parses; a mistake is a UserError. A yes/no option alone means yes: `--resume` is `--resume=true`."""
+    def understand(self, argv: Sequence[str], elsewhere: Callable[[], Iterable[str]] = tuple) -> Namespace:
+        """Parses; a mistake is a UserError. A yes/no option alone means yes: `--resume` is `--resume=true`.
+
+        elsewhere: further options that may have been meant, asked for only where one is unknown.
+        """
         words = underscored(argv)
         actions = {option: action for action in self._actions for option in action.option_strings}
         for i, word in enumerate(words):
             option = word.split("=")[0]
             if option.startswith("--") and option not in actions:
-                shown = [known.replace("_", "-") for known in actions if known.startswith("--")]
-                raise UserError(f"there is no option {option.replace('_', '-')}; {nearest(option.replace('_', '-'), shown)}")
+                asked = option.replace("_", "-")
+                shown = [known.replace("_", "-") for known in (*actions, *elsewhere()) if known.startswith("--")]
+                same = [known for known in shown if known.split(".")[-1] == asked.removeprefix("--")]
+                hint = f"did you mean {' or '.join(same)}?" if same else nearest(asked, shown)
+                raise UserError(f"there is no option {asked}; {hint}")
             alone = i + 1 == len(words) or words[i + 1].startswith("--")
             if word in actions and alone and getattr(actions[word], "_typehint", None) is bool:
                 words[i] = f"{word}=true"

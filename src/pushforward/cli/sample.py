@@ -97,7 +97,7 @@ def write_samples(
     from pushforward import artefacts
     from pushforward.pictures.draw import draw_samples
     from pushforward.training.gallery import sample_recipe
-    from pushforward.training.runs import parse_condition
+    from pushforward.data.conditions import parse_condition
 
     folder = is_folder(path)
     check_ending(path, folder, loaded.spec.kind)

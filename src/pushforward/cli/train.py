@@ -50,7 +50,11 @@ def run(argv: Sequence[str]) -> None:
     sources = add_data_options(built)
     if name and (helping or recipe.get("model") or any(w.startswith(("--model.", "--print")) for w in rest)):
         add_model_options(built, name)
-    given = plain(built.understand(rest))
+    if name and any(w.startswith("--print") for w in rest):
+        timed = any(recipe.get(key) or _option(rest, f"--{key}") for key in ("epochs", "budget"))  # then no number of steps
+        usual = {key: value for key, value in zoo.method(name).training.items() if key in training}
+        built.set_defaults({key: value for key, value in usual.items() if key != "steps" or not timed})
+    given = plain(built.understand(rest, lambda: [f"--model.{key}" for key in zoo.options(name)] if name else []))
     name = given.get("name")
     if name is None:
         raise UserError(f"which model? Give its name first: pushforward train {sorted(zoo.ZOO)[0]} ... ({', '.join(zoo.ZOO)})")
