@@ -50,6 +50,10 @@ class Rng(ABC):
     def randn(self, *shape: int) -> Tensor:
         """Standard normal, of the given shape; the first size is the number of rows."""
 
+    @abstractmethod
+    def shared(self, *shape: int) -> Tensor:
+        """Uniform on [0, 1), of the given shape, one draw for all rows and all processes: coins, projections."""
+
     def randn_like(self, x: Tensor) -> Tensor:
         return self.randn(*x.shape).to(x.dtype)
 
@@ -83,6 +87,9 @@ class UpdateRng(Rng):
         rows = shape[0]
         everyone = draw((rows * self.world, *shape[1:]), generator=self.generator, device=self.device)
         return everyone[self.rank * rows : (self.rank + 1) * rows]
+
+    def shared(self, *shape: int) -> Tensor:
+        return torch.rand(shape, generator=self.generator, device=self.device)
 
     def rand(self, *shape: int) -> Tensor:
         return self._draw(torch.rand, shape)
@@ -126,6 +133,11 @@ class SampleRng(Rng):
         made = torch.from_numpy(uniforms(indices, size, mix(self.seed, self._draws)))
         self._draws += 1
         return made.expand(rows, -1).reshape(tuple(shape))
+
+    def shared(self, *shape: int) -> Tensor:
+        made = torch.from_numpy(uniforms(np.zeros(1), math.prod(shape), mix(self.seed, self._draws, 0x5A)))
+        self._draws += 1
+        return made.reshape(shape).clamp(max=1 - 2**-24).to(self.device, torch.float32)
 
     def rand(self, *shape: int) -> Tensor:
         # float32 would round the largest up to 1

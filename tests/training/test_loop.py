@@ -12,12 +12,16 @@ import pytest
 import torch
 from small import Denoiser, Game, Mean, points
 
-from pushforward.data.batches import Batches
+from pushforward.data.batches import Batch, Batches
 from pushforward.errors import UserError
+from pushforward.models.contract import Loss, OptimizerSettings, Player, Update
 from pushforward.randomness import UpdateRng, mix, seed_everything
 from pushforward.training.averaging import Average
 from pushforward.training.checkpoints import STATE, read_tensors
+from pushforward.training.loop import Loop
+from pushforward.training.optimizers import KINDS, make_optimizer, rate_at
 from pushforward.training.runs import load, train
+from pushforward.training.settings import TrainingSettings
 
 HERE = Path(__file__).parent
 QUICK = {"tensorboard": False, "precision": "fp32", "picture_every": 0, "batch_size": 32}
@@ -171,6 +175,7 @@ def test_a_value_that_is_not_finite_is_named_and_rolled_back_once(tmp_path):
     data = points()
     model = build(Denoiser, data, poison_at={20})
     run = train(model, data, steps=30, out=str(tmp_path / "a"), checkpoint_every=6, **{**QUICK, "validate_every": 0})
+    assert [row["step"] for row in run.history] == sorted(row["step"] for row in run.history)
     (note,) = run.result["notes"]
     assert "step 19" in note and "'denoiser'" in note and "error" in note and "went back to step 18" in note
     assert run.result["steps"] == 30 and torch.isfinite(run.sample(4, seed=0)).all()
@@ -191,8 +196,6 @@ def test_a_gradient_that_is_not_finite_is_named_by_tensor(tmp_path):
     model = build(Denoiser, data)
 
     def loss(batch, rng):  # a finite value with an infinite slope
-        from pushforward.models.contract import Loss
-
         value = model.net(batch.x).sum() * 0
         return Loss(value.abs().sqrt())
 
@@ -257,6 +260,15 @@ def test_patience_keeps_the_best_weights(tmp_path):
     best = min(figures, key=figures.get)
     assert run.result["status"] == "stopped early" and run.result["best_validation"][1] == best
     assert run.result["steps"] == best + 15
+    codes = data.validation.codes
+    totals = []
+    for number, start in enumerate(range(0, len(codes), 32)):  # the loop's own protocol, on the weights that were kept
+        part = Batch(codes[start : start + 32])
+        with torch.no_grad():
+            rng = UpdateRng(seed_everything(mix(0, 0x7A11, number), torch.device("cpu")))
+            totals.append(run.model.loss(part, rng).total * len(part))
+    assert (sum(totals) / len(codes)).item() == pytest.approx(figures[best], rel=1e-5)
+    assert figures[best] < figures[best + 15]
 
 
 def test_history_and_record(tmp_path):
@@ -301,3 +313,213 @@ def test_two_processes_are_one_with_twice_the_batch(tmp_path, kind):
     assert a.keys() == b.keys()
     for key in a:  # the mean of two halves is the mean of the whole up to float32 rounding, amplified by 12 Adam updates
         torch.testing.assert_close(a[key], b[key], rtol=2e-3, atol=2e-5)
+
+
+def test_an_update_that_has_finished_retires_and_the_others_play_on(tmp_path):
+    """A data-dependent start, then descent: the run ends with the steps asked for, not with the start."""
+    data = points()
+    model = build(Denoiser, data)
+    starts = []
+
+    def start(batches, rng):
+        starts.append(sum(len(batch) for batch in batches))
+        return Update({"rows": float(starts[-1])}, finished=True)
+
+    learner = model.players()
+    model.players = lambda: [Player("start", model, update=start), *learner]
+    run = train(model, data, steps=9, out=str(tmp_path / "a"), **QUICK)
+    assert starts == [384] and run.result["steps"] == 9 and run.result["status"] == "finished"
+
+
+def test_what_a_loss_keeps_reaches_after_update_joined(tmp_path):
+    data = points()
+    model = build(Denoiser, data)
+    seen = []
+    original = model.loss
+
+    def keeping(batch, rng):
+        loss = original(batch, rng)
+        loss.keep["x"] = batch.x
+        return loss
+
+    players = model.players()
+    players[0].loss = keeping
+    players[0].after_update = lambda keep: seen.append((keep["x"].clone(), torch.is_grad_enabled()))
+    model.players = lambda: players
+    train(model, data, steps=3, accumulate=4, out=str(tmp_path / "a"), validate_every=0, **QUICK)
+    batches = Batches(data.train, data.spec, 32)
+    assert len(seen) == 3 and not seen[0][1]
+    assert all(torch.equal(seen[step][0], batches.at(step).x) for step in range(3))
+
+
+def test_a_loss_knows_where_the_run_is(tmp_path):
+    data = points()
+    model = build(Denoiser, data)
+    seen = []
+    original = model.loss
+    players = model.players()
+    players[0].loss = lambda batch, rng: seen.append((batch.step, batch.progress)) or original(batch, rng)
+    model.players = lambda: players
+    train(model, data, steps=4, out=str(tmp_path / "a"), validate_every=0, **QUICK)
+    assert seen == [(0, 0.0), (1, 0.25), (2, 0.5), (3, 0.75)]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_optimiser_moves_as_its_definition_says(kind, tmp_path):
+    """The first step from gradient g at rate r: AdamW and Adam -r sign(g); RMSprop -r g / sqrt((1 - alpha) g^2); SGD -r g."""
+    weight = torch.nn.Parameter(torch.tensor([[1.0, -2.0]]))
+    settings = OptimizerSettings(0.1, kind=kind, betas=(0.9, 0.99))
+    optimizer = make_optimizer([weight], settings, torch.device("cpu"))
+    before = weight.detach().clone()
+    weight.grad = torch.tensor([[0.5, -3.0]])
+    optimizer.step()
+    g = weight.grad
+    expected = {"adamw": g.sign(), "adam": g.sign(), "rmsprop": g.sign() / 0.01**0.5, "sgd": g}[kind]
+    torch.testing.assert_close(weight.detach(), before - 0.1 * expected, rtol=1e-4, atol=1e-6)
+
+
+def test_weight_decay_is_for_matrices():
+    layer = torch.nn.Linear(2, 2)
+    groups = make_optimizer(list(layer.parameters()), OptimizerSettings(weight_decay=0.1), torch.device("cpu")).param_groups
+    assert [(g["weight_decay"], [p.dim() for p in g["params"]]) for g in groups] == [(0.1, [2]), (0.0, [1])]
+
+
+def test_schedules():
+    """Linear rise over the warm-up; then cosine, linear or no fall. A run told only its time warms up by the clock."""
+    plain = OptimizerSettings(1.0, warmup=0)
+    assert rate_at(plain, 0, 0.0, 100) == 1.0 and rate_at(plain, 50, 0.5, 100) == pytest.approx(0.5)
+    assert rate_at(OptimizerSettings(1.0, warmup=0, schedule="linear"), 75, 0.75, 100) == pytest.approx(0.25)
+    assert rate_at(OptimizerSettings(1.0, warmup=0, schedule="constant"), 99, 0.99, 100) == 1.0
+    assert rate_at(OptimizerSettings(1.0, warmup=9, schedule="constant"), 4, 0.0, 100) == pytest.approx(0.5)
+    assert rate_at(OptimizerSettings(1.0, schedule="constant"), 3, 0.01, None) == pytest.approx(0.5)
+
+
+def test_a_runs_learning_rate_keeps_the_ratio_of_the_players(tmp_path):
+    data = points()
+    model = build(Game, data)
+    players = model.players()
+    players[2].optimizer = OptimizerSettings(4e-3)
+    loop = Loop(
+        model, players, Batches(data.train, data.spec, 8), TrainingSettings(learning_rate=1e-4), steps=1, directory=tmp_path
+    )
+    assert [p.optimizer.learning_rate for p in loop.players] == pytest.approx([1e-4, 1e-4, 4e-4])
+
+
+def test_players_that_share_some_parameters_are_refused(tmp_path):
+    data = points()
+    model = build(Game, data)
+    both = Player("both", [model.critic, model.maker], model.maker_loss)
+    model.players = lambda: [Player("critic", model.critic, model.critic_loss), both]
+    with pytest.raises(UserError, match="share some parameters but not all"):
+        train(model, data, steps=1, out=str(tmp_path / "a"), **QUICK)
+
+
+def test_patience_is_refused_where_it_could_watch_nothing(tmp_path):
+    data = points()
+    with pytest.raises(UserError, match="patience watches the loss of one player"):
+        train(build(Game, data), data, steps=1, patience=2, out=str(tmp_path / "a"), **QUICK)
+
+
+def test_parameters_of_no_player_do_not_move_or_gather_gradients(tmp_path):
+    data = points()
+    model = build(Denoiser, data)
+    model.teacher = torch.nn.Linear(2, 2)
+    original = model.loss
+
+    def taught(batch, rng):
+        loss = original(batch, rng)
+        return Loss(loss.total + (model.net(batch.x) - model.teacher(batch.x)).square().mean())
+
+    players = model.players()
+    players[0].loss = taught
+    model.players = lambda: players
+    before = model.teacher.weight.detach().clone()
+    train(model, data, steps=3, out=str(tmp_path / "a"), validate_every=0, **QUICK)
+    assert (
+        model.teacher.weight.grad is None and torch.equal(model.teacher.weight, before) and model.teacher.weight.requires_grad
+    )
+
+
+def gradients_of(kind, tmp_path, **settings):
+    """The gradient that the first update hands to the optimiser (Adam itself hides any factor)."""
+    data = points()
+    torch.manual_seed(0)
+    model = kind(data.spec, dropout=0.0)
+    seen = {}
+    if settings.pop("silent", False):
+        model.loss = lambda batch, rng, model=model: type(model).loss(model, batch, _Silent(rng))
+    loop = Loop(
+        model, model.players(), Batches(data.train, data.spec, 30), TrainingSettings(tensorboard=False, **settings),
+        steps=1, directory=tmp_path,
+    )  # fmt: skip
+    optimizer = loop.optimizers["denoiser"]
+    step = optimizer.step
+    optimizer.step = lambda: (seen.update({i: p.grad.clone() for i, p in enumerate(model.net.parameters())}), step())
+    loop.run()
+    return seen
+
+
+def test_clipping_scales_the_gradient_to_the_norm_asked_for(tmp_path):
+    free, small = gradients_of(Denoiser, tmp_path, clip=0), gradients_of(Denoiser, tmp_path, clip=0.01)
+    norm = torch.cat([g.flatten() for g in free.values()]).norm()
+    assert norm > 0.01
+    for key in free:
+        torch.testing.assert_close(small[key], free[key] * 0.01 / norm, rtol=1e-4, atol=1e-8)
+    same_norm = gradients_of(Denoiser, tmp_path, clip=1000.0)
+    assert all(torch.equal(same_norm[key], free[key]) for key in free)
+
+
+def test_accumulated_gradients_are_those_of_the_batch(tmp_path):
+    """30 rows in micro-batches of 8, 8, 8 and 6: each counts by its size."""
+    whole = gradients_of(Denoiser, tmp_path, clip=0, silent=True)
+    parts = gradients_of(Denoiser, tmp_path, clip=0, accumulate=4, silent=True)
+    for key in whole:
+        torch.testing.assert_close(parts[key], whole[key], rtol=1e-4, atol=1e-6)
+
+
+def test_noise_differs_by_step_player_repeat_and_part(tmp_path):
+    data = points()
+    model = build(Game, data)
+    drawn = []
+    for name in ("critic_loss", "maker_loss"):
+        original = getattr(model, name)
+        setattr(model, name, lambda b, r, original=original: drawn.append(r.randn(2, 2)) or original(b, r))
+    train(model, data, steps=2, accumulate=2, out=str(tmp_path / "a"), validate_every=0, **QUICK)
+    assert len(drawn) == 12 and len({tuple(x.flatten().tolist()) for x in drawn}) == 12
+
+
+@pytest.mark.parametrize("steps", [50, 104, 107, 230])
+def test_the_strided_average_is_the_average(steps):
+    """Against an average moved at every update, weights drifting linearly: within 2 % of the drift of a half-life."""
+    model = torch.nn.Linear(1, 1, bias=False)
+    torch.nn.init.zeros_(model.weight)
+    strided, exact = Average(model, half_life=1000), Average(model, half_life=1000)
+    for step in range(steps):
+        model.weight.data.fill_(float(step))
+        strided.step(step, 32)
+        exact.update((step + 1) * 32, 32)
+    strided.finish(steps, 32)
+    assert abs(strided.values[0].item() - exact.values[0].item()) <= 4.0, "a stride is 8 steps: half of it at most"
+
+
+def test_a_disk_that_fills_during_training_ends_with_a_sentence(tmp_path, monkeypatch):
+    from pushforward.training import log
+
+    data = points()
+    original = log.History.add
+    writes = {"n": 0}
+
+    def full(self, row):
+        writes["n"] += 1
+        if writes["n"] > 2:
+            monkeypatch.setattr(log, "open", _full, raising=False)
+        return original(self, row)
+
+    monkeypatch.setattr(log.History, "add", full)
+    with pytest.raises(UserError, match="The last checkpoint is kept"):
+        train(build(Denoiser, data), data, steps=30, log_every=1, out=str(tmp_path / "a"), **QUICK)
+    assert read_tensors(tmp_path / "a" / STATE)[1]["step"] == 0
+
+
+def _full(*_, **__):
+    raise OSError(28, "No space left on device")

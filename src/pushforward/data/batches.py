@@ -11,6 +11,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from pushforward.data import conditions
 from pushforward.data.spec import DataSpec
 from pushforward.data.units import Units, units
 from pushforward.errors import UserError
@@ -19,11 +20,14 @@ from pushforward.randomness import Rng, SampleRng, UpdateRng, mix
 
 @dataclass
 class Batch:
-    """Data as a model sees them: x (B, *spec.shape), condition (B,) classes or (B, A) attributes or None, index (B,)."""
+    """Data as a model sees them: x (B, *spec.shape), condition (B,) classes or (B, A) attributes or None, index (B,) in the
+    training split (None for other data). step and progress: where the run is, in steps and from 0 to 1."""
 
     x: Tensor
     condition: Tensor | None = None
     index: Tensor | None = None
+    step: int = 0
+    progress: float = 1.0
 
     def __len__(self) -> int:
         return len(self.x)
@@ -32,10 +36,10 @@ class Batch:
         """Cut into `parts` micro-batches (gradient accumulation)."""
         if parts == 1:
             return [self]
-        columns = [
-            [None] * parts if value is None else list(value.chunk(parts)) for value in (self.x, self.condition, self.index)
-        ]
-        return [Batch(x, condition, index) for x, condition, index in zip(*columns, strict=True) if x is not None]
+        chunks = self.x.chunk(parts)  # perhaps fewer than asked for
+        conditions = [None] * len(chunks) if self.condition is None else self.condition.chunk(parts)
+        indices = [None] * len(chunks) if self.index is None else self.index.chunk(parts)
+        return [Batch(*part, self.step, self.progress) for part in zip(chunks, conditions, indices, strict=True)]
 
 
 @runtime_checkable
@@ -98,6 +102,13 @@ class Data:
     notes: list[str] = field(default_factory=list)
     log_density: Any = None
 
+    def __post_init__(self) -> None:
+        known = self.spec.condition
+        if known is not None and not known.shape and not conditions.can_be_drawn(known) and len(self.train):
+            first = self.train.fetch(torch.zeros(1, dtype=torch.long))[1]
+            if first is not None:
+                self.spec = dataclasses.replace(self.spec, condition=conditions.completed(known, first))
+
     @property
     def units(self) -> Units:
         return units(self.spec)
@@ -136,7 +147,7 @@ class Batches:
         # Data that fit stay on the device, in their own small type.
         if isinstance(split, ArraySplit) and self.device.type == "cuda" and split.codes.nbytes < 4 * 2**30:
             split = split.to(self.device)
-        self.split, self.units, self.batch_size = split, units(spec), batch_size
+        self.split, self.spec, self.units, self.batch_size = split, spec, units(spec), batch_size
         self.seed, self.rank, self.world, self.dequantise = seed, rank, world, dequantise
         self._order: tuple[int, Tensor] | None = None
         in_memory = isinstance(split, (ArraySplit, WindowSplit)) or len(split) >= STREAM
@@ -209,7 +220,7 @@ class Batches:
     def _batch(self, index: Tensor, codes: Tensor, condition: Tensor | None, rng: Rng | None) -> Batch:
         codes = codes.to(self.device, non_blocking=True)
         if condition is not None:
-            condition = condition.to(self.device, non_blocking=True)
+            condition = conditions.to_model(self.spec.condition, condition.to(self.device, non_blocking=True))
         return Batch(self.units.to_model(codes, rng), condition, index)
 
 
@@ -223,3 +234,9 @@ def take(split: Split, n: int | None = None, seed: int = 0) -> tuple[Tensor, Ten
     if size > 10_000_000:
         return split.fetch(SampleRng(seed).randint(size, n))
     return split.fetch(torch.randperm(size, generator=torch.Generator().manual_seed(mix(seed, 0x7A4E)))[:n])
+
+
+def take_conditions(data: Data, n: int, seed: int = 0) -> Tensor | None:
+    """Conditions (codes) of n held-out data, again from the first where there are fewer; None where data have none."""
+    found = take(data.held_out or data.train, n, seed)[1]
+    return None if found is None else found[torch.arange(n) % len(found)]

@@ -87,14 +87,16 @@ class Trajectories(Protocol):
 class Completes(Protocol):
     """Continues a prefix: tokens (B, P) -> (B, P + length)."""
 
-    def complete(self, prefix: Tensor, length: int, *, generator: Generator = None) -> Tensor: ...
+    def complete(
+        self, prefix: Tensor, length: int, *, condition: Tensor | None = None, generator: Generator = None
+    ) -> Tensor: ...
 
 
 @runtime_checkable
 class Translates(Protocol):
     """Maps an image of one domain to another."""
 
-    def translate(self, x: Tensor, *, generator: Generator = None) -> Tensor: ...
+    def translate(self, x: Tensor, *, condition: Tensor | None = None, generator: Generator = None) -> Tensor: ...
 
 
 @runtime_checkable
@@ -129,21 +131,36 @@ def capabilities(model: object) -> list[str]:
 
 @dataclass
 class Loss:
-    """What a player wants small: the scalar to differentiate, and named scalars to show (in their own units)."""
+    """What a player wants small: the scalar to differentiate, and named scalars to show (in their own units).
+
+    keep: rows (B, ...) that `Player.after_update` is to see, those of all micro-batches and processes joined. A loss changes
+    nothing of the model but the statistics of batch norms; what else is to change (a codebook by moving average, an image
+    pool, an adaptive weight) changes there.
+    """
 
     total: Tensor
     terms: dict[str, Tensor] = field(default_factory=dict)
+    keep: dict[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class OptimizerSettings:
-    """AdamW for this player; the run may override the learning rate."""
+    """How a player goes down its gradient; the run may scale the learning rate.
+
+    kind: "adamw", "adam", "rmsprop" (its alpha is betas[1]), "sgd". weight_decay: of matrices. warmup: updates of linear rise
+    (None: 2 % of the run, at most 500). schedule: how the rate falls after it. clip: largest norm of this player's gradient
+    (None: the run's).
+    """
 
     learning_rate: float = 1e-3
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = 0.0
-    warmup: int | None = None  # updates; None: 2 % of the run, at most 500; 0: none
-    decay: bool = True  # cosine to 0 over the run
+    warmup: int | None = None
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    kind: Literal["adamw", "adam", "rmsprop", "sgd"] = "adamw"
+    eps: float = 1e-8
+    momentum: float = 0.0
+    clip: float | None = None
 
 
 @dataclass
@@ -161,7 +178,9 @@ class Player:
     name: shown in the log. modules: what its turn changes; everything else of the model is frozen meanwhile.
     loss(batch, rng): for players that descend a gradient. update(batches, rng): for players in closed form or EM, who see
     the whole training set, in chunks, at each step. every: takes its turn at every so many-th step. repeat: updates a turn,
-    each on fresh data. after_update: called after each update (weight clipping, codebook restart).
+    each on fresh data (the first on the data that all players of the step share). after_update: called after each update with
+    what the loss kept (weight clipping, codebook averages and restart). A loss that depends on how far the run is reads
+    `batch.step` and `batch.progress`. An update that says it has finished has its last turn; the run ends when all have.
     """
 
     name: str
@@ -171,7 +190,7 @@ class Player:
     optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
     every: int = 1
     repeat: int = 1
-    after_update: Callable[[], Any] | None = None
+    after_update: Callable[[dict[str, Tensor]], Any] | None = None
 
     def __post_init__(self) -> None:
         if (self.loss is None) == (self.update is None):

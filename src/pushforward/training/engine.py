@@ -77,23 +77,45 @@ def agreed(value: float, device: torch.device, world: int) -> float:
 
 
 class _Turn(nn.Module):
-    """A player's loss as the forward pass of the modules that it trains, which is the form that DDP wraps."""
+    """A loss as the forward pass of the modules that it trains, which is the form that DDP wraps."""
 
-    def __init__(self, player: Player):
+    def __init__(self, modules: list[nn.Module]):
         super().__init__()
-        modules = player.modules if isinstance(player.modules, list) else [player.modules]
         self.trained = nn.ModuleList(modules)
-        self.loss = player.loss
 
-    def forward(self, batch: Batch, rng: Rng) -> tuple[Tensor, dict[str, Tensor]]:
-        loss = self.loss(batch, rng)  # type: ignore[misc]
-        return loss.total, {name: term.detach() for name, term in loss.terms.items()}
+    def forward(self, loss: Callable[[Batch, Rng], Loss], batch: Batch, rng: Rng) -> tuple[Tensor, dict, dict]:
+        found = loss(batch, rng)
+        # DDP waits for a gradient of every parameter; a penalty, or a network that grows, may leave some out.
+        every = sum(p.sum() for p in self.trained.parameters() if p.requires_grad)
+        return found.total + 0.0 * every, {name: t.detach() for name, t in found.terms.items()}, found.keep
 
 
-def synchronised(player: Player, world: int) -> tuple[Callable[[Batch, Rng], Loss], Callable[[], Any]]:
-    """The player's loss, whose backward pass averages gradients over the processes, and a context in which it does not
-    (for all micro-batches but the last)."""
-    if world == 1 or player.loss is None:
-        return player.loss, contextlib.nullcontext  # type: ignore[return-value]
-    wrapped = DistributedDataParallel(_Turn(player))
-    return lambda batch, rng: Loss(*wrapped(batch, rng)), wrapped.no_sync
+class Synchroniser:
+    """Losses whose backward pass averages gradients over the processes: one DDP wrapper for each set of parameters."""
+
+    def __init__(self, world: int):
+        self.world = world
+        self.wrapped: dict[frozenset[int], DistributedDataParallel] = {}
+
+    def loss(self, player: Player) -> tuple[Callable[[Batch, Rng], Loss], Callable[[], Any]]:
+        """The player's loss, and a context in which gradients are not averaged (all micro-batches but the last)."""
+        assert player.loss is not None
+        if self.world == 1:
+            return player.loss, contextlib.nullcontext
+        key = frozenset(id(p) for p in player.parameters())
+        if key not in self.wrapped:
+            modules = player.modules if isinstance(player.modules, list) else [player.modules]
+            self.wrapped[key] = DistributedDataParallel(_Turn(modules))
+        wrapped, own = self.wrapped[key], player.loss
+        return lambda batch, rng: Loss(*wrapped(own, batch, rng)), wrapped.no_sync
+
+    def gathered(self, keep: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The kept rows of all processes, in the order of the global batch."""
+        if self.world == 1:
+            return keep
+        joined = {}
+        for name in sorted(keep):
+            parts = [torch.empty_like(keep[name]) for _ in range(self.world)]
+            dist.all_gather(parts, keep[name].contiguous())
+            joined[name] = torch.cat(parts)
+        return joined

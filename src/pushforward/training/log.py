@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pushforward.artefacts import write_bytes
 from pushforward.errors import UserError
 
 
@@ -21,33 +22,39 @@ class History:
     """The lines of history.jsonl: one dictionary of numbers each. A resumed run drops what lies after its checkpoint."""
 
     def __init__(self, path: Path | None, step: int = 0):
+        self.path = path
         self.rows: list[dict[str, Any]] = []
-        self.file = None
         if path is not None:
             if step and path.exists():
-                self.rows = [row for row in read_history(path) if row["step"] <= step]
-            self.file = open(path, "w", buffering=1)  # noqa: SIM115
-            for row in self.rows:
-                self.file.write(json.dumps(row) + "\n")
+                self.rows = read_history(path)
+            self.cut(step)
 
     def add(self, row: dict[str, Any]) -> None:
         self.rows.append(row)
-        if self.file:
-            self.file.write(json.dumps(row) + "\n")
+        if self.path:
+            try:
+                with open(self.path, "a") as file:
+                    file.write(json.dumps(row) + "\n")
+            except OSError as error:
+                raise UserError(f"could not write {self.path}: {error.strerror}. The last checkpoint is kept.") from None
 
-    def close(self) -> None:
-        if self.file:
-            self.file.close()
+    def cut(self, step: int) -> None:
+        """Drops the rows after `step`."""
+        self.rows = [row for row in self.rows if row["step"] <= step]
+        if self.path:
+            write_bytes(self.path, "".join(json.dumps(row) + "\n" for row in self.rows).encode())
 
 
 def read_history(path: Path) -> list[dict[str, Any]]:
-    """The rows of a history.jsonl; a last line cut short by a kill is left out."""
+    """The rows of a history.jsonl; a last line cut short by a kill, and whatever is no row, is left out."""
     rows = []
-    for line in path.read_text().splitlines():
+    for line in path.read_text(errors="replace").splitlines():
         try:
-            rows.append(json.loads(line))
+            row = json.loads(line)
         except ValueError:
             break
+        if isinstance(row, dict) and isinstance(row.get("step"), int):
+            rows.append(row)
     return rows
 
 

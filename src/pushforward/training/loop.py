@@ -12,13 +12,13 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import AdamW
+from torch.optim import Optimizer
 
 from pushforward.data.batches import Batch, Batches
 from pushforward.errors import UserError
@@ -27,6 +27,7 @@ from pushforward.randomness import UpdateRng, mix, seed_everything
 from pushforward.training import checkpoints, engine
 from pushforward.training.averaging import Average
 from pushforward.training.log import Display, History, Trackers, Window
+from pushforward.training.optimizers import make_optimizers, rate_at
 from pushforward.training.precision import Pace, autocast
 from pushforward.training.settings import TrainingSettings, seconds
 
@@ -47,17 +48,14 @@ class NotFinite(Exception):
 
 
 class _Turn:
-    """A player with everything that is fixed for its turns: optimiser, parameters to train and to freeze, wrapped loss."""
+    """A player with everything that is fixed for its turns: parameters to train and to freeze, wrapped loss, settings."""
 
-    def __init__(self, player: Player, index: int, everyone: list[nn.Parameter], world: int):
+    def __init__(self, player: Player, index: int, everyone: list[nn.Parameter], synchroniser: engine.Synchroniser):
         self.player, self.index = player, index
-        self.parameters = [p for p in player.parameters() if id(p) in {id(q) for q in everyone}]
-        if not self.parameters:
-            raise UserError(f"player '{player.name}' has a loss but nothing to train; give its modules parameters.")
+        self.parameters = player.parameters()
         own = {id(p) for p in self.parameters}
         self.frozen = [p for p in everyone if id(p) not in own]
-        self.loss, self.no_sync = engine.synchronised(player, world)
-        self.optimizer: AdamW | None = None
+        self.loss, self.no_sync = synchroniser.loss(player)
 
 
 class Loop:
@@ -90,55 +88,36 @@ class Loop:
         self.rank, self.world, self.device = rank, world, batches.device
         self.display = display or Display("", steps, self.budget, quiet=True)
         self.picture, self.validation = picture, validation
-        learners = [p for p in players if p.loss is not None]
-        self.everyone = list(dict.fromkeys(p for player in learners for p in player.parameters() if p.requires_grad))
+        self.players = players = [_scaled(player, players, settings) for player in players]
+        self.optimizers = make_optimizers(players, self.device)
+        # Whatever no player owns (a teacher, a codec) is frozen too.
+        learned = [p for player in players if player.loss is not None for p in player.parameters()]
+        self.everyone = list(dict.fromkeys([*learned, *(p for p in model.parameters() if p.requires_grad)]))
+        self.synchroniser = engine.Synchroniser(world)
         self.turns = {
-            player.name: _Turn(player, index, self.everyone, world)
+            player.name: _Turn(player, index, self.everyone, self.synchroniser)
             for index, player in enumerate(players)
             if player.loss is not None
         }
-        self.optimizers = self._optimizers()
+        if settings.patience and len(self.turns) != 1:
+            raise UserError(f"patience watches the loss of one player; this model has {len(self.turns)}. Leave it away.")
+        self.retired: set[str] = set()
         self.average = Average(model, settings.average_half_life)
         self.repeats = max(player.repeat for player in players)
         self.step, self.saved_step, self.elapsed, self.failures = 0, 0, 0.0, 0
         self.best: tuple[float, int] | None = None
+        self.waited = 0  # validations since the best
         self.best_average: dict[str, Tensor] = {}
         self._stop = ""
+        self._passed: dict[int, int] = {}
         self._pending: tuple[int, str, Tensor, Loss] | None = None
         self._thawed: str | None = None
-
-    def _groups(self, turn: _Turn) -> list[dict[str, Any]]:
-        """Weight decay is for matrices; biases and norms go without (as in GPT-2's training)."""
-        decay = turn.player.optimizer.weight_decay
-        if not decay:
-            return [{"params": turn.parameters, "weight_decay": 0.0}]
-        matrices = [p for p in turn.parameters if p.dim() > 1]
-        others = [p for p in turn.parameters if p.dim() <= 1]
-        groups = [{"params": matrices, "weight_decay": decay}, {"params": others, "weight_decay": 0.0}]
-        return [group for group in groups if group["params"]]
-
-    def _optimizers(self) -> dict[str, AdamW]:
-        """One for each set of parameters: two players on the same module (a lazy penalty) share it."""
-        optimizers: dict[str, AdamW] = {}
-        shared: dict[frozenset[int], AdamW] = {}
-        for name, turn in self.turns.items():
-            key = frozenset(id(p) for p in turn.parameters)
-            if key not in shared:
-                wanted = turn.player.optimizer
-                shared[key] = optimizers[name] = AdamW(
-                    self._groups(turn),
-                    lr=self.settings.learning_rate or wanted.learning_rate,
-                    betas=wanted.betas,
-                    fused=self.device.type in ("cuda", "cpu"),
-                )
-            turn.optimizer = shared[key]
-        return optimizers
 
     def run(self) -> Outcome:
         """Trains to the end, or to Ctrl-C, and leaves the averaged (or best) weights in the model."""
         outcome = Outcome()
         first = self.rank == 0
-        history = History(self.directory / "history.jsonl" if first else None, self.step)
+        history = self.log = History(self.directory / "history.jsonl" if first else None, self.step)
         trackers = Trackers(
             self.directory, self.settings.tensorboard and first, self.settings.wandb if first else None, self.settings.to_dict()
         )
@@ -187,7 +166,6 @@ class Loop:
                 history.add(self._row(window.read(), self.step / max(self.elapsed, 1e-9)))
             self.save()
         finally:
-            history.close()
             trackers.close()
             self.display.close()
             for parameter in self.everyone:
@@ -213,7 +191,7 @@ class Loop:
     def _one_step(self, window: Window) -> None:
         fetched: dict[int, Batch] = {}
         for index, player in enumerate(self.players):
-            if self.step % player.every:
+            if self.step % player.every or player.name in self.retired:
                 continue
             if player.update is not None:
                 generator = seed_everything(mix(self.settings.seed, self.step, index), self.device)
@@ -221,11 +199,14 @@ class Loop:
                     update = player.update(self.batches.passes(), UpdateRng(generator))
                 window.add(player.name, {name: torch.tensor(value) for name, value in update.terms.items()})
                 if update.finished:
-                    self._stop = "converged"
+                    self.retired.add(player.name)
+                    if len(self.retired) == len(self.players):
+                        self._stop = "converged"
                 continue
             for repeat in range(player.repeat):
                 if repeat not in fetched:  # players share the data of a step
                     fetched[repeat] = self.batches.at(self.step * self.repeats + repeat)
+                    fetched[repeat].step, fetched[repeat].progress = self.step, self._fraction()
                 loss = self._turn(self.turns[player.name], fetched[repeat], repeat)
                 window.add(player.name, {"loss": loss.total, **loss.terms})
         if self.turns:
@@ -250,20 +231,23 @@ class Loop:
                     share = len(part) / len(batch)
                     found.append((share, self._backward(turn, part, repeat, number, share)))
             loss = _weighted(found)
+        for p in turn.parameters:
+            if p.grad is None:  # a parameter that this loss does not touch; DDP would give it zeros
+                p.grad = torch.zeros_like(p)
         gradients = [p.grad for p in turn.parameters if p.grad is not None]
         norms = torch.stack(torch._foreach_norm(gradients))
         if self.device.type == "cpu":
-            self._guard_and_clip(player.name, loss, gradients, norms)
+            self._guard_and_clip(player, loss, gradients, norms)
         else:
-            self._guard_and_clip_without_waiting(player.name, loss, gradients, norms)
-        optimizer = turn.optimizer
-        assert optimizer is not None
-        rate = self._learning_rate(player)
+            self._guard_and_clip_without_waiting(player, loss, gradients, norms)
+        optimizer = self.optimizers[player.name]
+        rate = rate_at(player.optimizer, self.step, self._fraction(), self.steps)
         for group in optimizer.param_groups:
             group["lr"] = rate
         optimizer.step()
         if player.after_update is not None:
-            player.after_update()
+            with torch.no_grad():
+                player.after_update(self.synchroniser.gathered({name: rows.detach() for name, rows in loss.keep.items()}))
         return loss
 
     def _backward(self, turn: _Turn, part: Batch, repeat: int, number: int = 0, share: float = 1.0) -> Loss:
@@ -276,32 +260,25 @@ class Loop:
     # Loss and gradient are looked at before the weights move, and gradients scaled to at most `clip` in norm. With several
     # processes all must decide alike: there, a bad loss shows in everyone's averaged gradient.
 
-    def _guard_and_clip(self, player: str, loss: Loss, gradients: list[Tensor], norms: Tensor) -> None:
+    def _largest(self, player: Player) -> float:
+        return self.settings.clip if player.optimizer.clip is None else player.optimizer.clip
+
+    def _guard_and_clip(self, player: Player, loss: Loss, gradients: list[Tensor], norms: Tensor) -> None:
         norm = math.hypot(*norms.tolist())
         if not math.isfinite(norm if self.world > 1 else norm + loss.total.item()):
-            self._check(self.step, player, norms.new_zeros(()), loss)
-        if 0 < self.settings.clip < norm:
-            torch._foreach_mul_(gradients, self.settings.clip / norm)
+            self._check(self.step, player.name, norms.new_zeros(()), loss)
+        if 0 < (largest := self._largest(player)) < norm:
+            torch._foreach_mul_(gradients, largest / norm)
 
-    def _guard_and_clip_without_waiting(self, player: str, loss: Loss, gradients: list[Tensor], norms: Tensor) -> None:
+    def _guard_and_clip_without_waiting(self, player: Player, loss: Loss, gradients: list[Tensor], norms: Tensor) -> None:
         """On a GPU the look is at the previous update, so that the host never waits; a roll-back undoes the one since."""
         norm = torch.linalg.vector_norm(norms)
         finite = torch.isfinite(norm if self.world > 1 else norm + loss.total.detach())
-        previous, self._pending = self._pending, (self.step, player, finite, loss)
+        previous, self._pending = self._pending, (self.step, player.name, finite, loss)
         if previous:
             self._check(*previous)
-        if self.settings.clip > 0:
-            torch._foreach_mul_(gradients, (self.settings.clip / (norm + 1e-12)).clamp(max=1.0))
-
-    def _learning_rate(self, player: Player) -> float:
-        """Warm-up, then cosine to zero over the run."""
-        wanted = player.optimizer
-        base = self.settings.learning_rate or wanted.learning_rate
-        warmup = wanted.warmup
-        if warmup is None:
-            warmup = min(500, (self.steps or 10_000) // 50)
-        rise = min(1.0, (self.step + 1) / (warmup + 1))
-        return base * rise * (0.5 * (1 + math.cos(math.pi * self._fraction())) if wanted.decay else 1.0)
+        if (largest := self._largest(player)) > 0:
+            torch._foreach_mul_(gradients, (largest / (norm + 1e-12)).clamp(max=1.0))
 
     def _fraction(self) -> float:
         """How far the run is, from 0 to 1."""
@@ -338,11 +315,20 @@ class Loop:
         before = self.precision
         self.load(*checkpoints.read_tensors(self.directory / checkpoints.STATE))
         self.failures, self.precision = 1, "fp32"
+        self.log.cut(self.step)
         note = f"{error}; went back to step {self.step}, and on in full precision" + (
             "" if before == "fp32" else f" (was {before})"
         )
         outcome.notes.append(note)
         self.display.say(note)
+
+    @property
+    def distinct(self) -> dict[str, Optimizer]:
+        """Each optimiser once, under the name of its first player."""
+        owners: dict[int, str] = {}
+        for name, optimizer in self.optimizers.items():
+            owners.setdefault(id(optimizer), name)
+        return {name: self.optimizers[name] for name in owners.values()}
 
     def header(self) -> dict[str, Any]:
         """The few numbers that say where the run stands."""
@@ -351,8 +337,10 @@ class Loop:
             "elapsed": self.elapsed,
             "precision": self.precision,
             "threads": self.threads,
+            "retired": sorted(self.retired),
             "failures": self.failures,
             "best": self.best,
+            "waited": self.waited,
             "global_batch": self.batches.global_size,
         }
 
@@ -362,7 +350,7 @@ class Loop:
             self._check(*self._pending)
             self._pending = None
         if self.rank == 0:
-            tensors = checkpoints.pack(self.model, self.average.state(), self.optimizers)
+            tensors = checkpoints.pack(self.model, self.average.state(), self.distinct)
             tensors |= {f"best/{name}": value for name, value in self.best_average.items()}
             checkpoints.write_tensors(self.directory / checkpoints.STATE, tensors, self.header())
         self.saved_step = self.step
@@ -371,11 +359,12 @@ class Loop:
         """Takes up a saved state."""
         checkpoints.load_weights(self.model, checkpoints.section(tensors, "model"), "the checkpoint")
         self.average.load(checkpoints.section(tensors, "average"))
-        checkpoints.unpack_optimizers(tensors, self.optimizers)
+        checkpoints.unpack_optimizers(tensors, self.distinct)
         self.best_average = checkpoints.section(tensors, "best")
         self.step = self.saved_step = header["step"]
         self.elapsed, self.precision, self.failures = header["elapsed"], header["precision"], header["failures"]
         self.best = tuple(header["best"]) if header["best"] else None
+        self.retired, self.waited = set(header["retired"]), header["waited"]
 
     def _row(self, terms: dict[str, float], rate: float) -> dict[str, Any]:
         row: dict[str, Any] = {
@@ -390,11 +379,15 @@ class Loop:
         return row
 
     def _due(self, every: int | None, times: int) -> bool:
+        """Every so many steps; None: so many times in a run, by the clock where only its time is known."""
         if every == 0:
             return False
-        if every is None:
-            every = max(1, self.steps // times) if self.steps else 500
-        return self.step % every == 0
+        if every is not None:
+            return self.step % every == 0
+        if self.steps is not None:
+            return self.step % max(1, self.steps // times) == 0
+        due, self._passed[times] = self._passed.get(times, 0), int(self._fraction() * times)
+        return self._passed[times] > due
 
     def _affordable(self, last: float) -> bool:
         """Pictures on the way come at least ten seconds apart."""
@@ -417,12 +410,12 @@ class Loop:
         history.add(row)
         trackers.add(row)
         if self.best is None or value < self.best[0]:
-            self.best = (value, self.step)
+            self.best, self.waited = (value, self.step), 0
             if self.settings.patience:
                 self.best_average = {name: v.clone() for name, v in self.average.state().items()}
         elif self.settings.patience:
-            every = self.settings.validate_every or (max(1, self.steps // 20) if self.steps else 500)
-            return self.step - self.best[1] >= self.settings.patience * every
+            self.waited += 1
+            return self.waited >= self.settings.patience
         return False
 
 
@@ -430,7 +423,17 @@ def _weighted(parts: list[tuple[float, Loss]]) -> Loss:
     """The loss of a batch from those of its micro-batches, weighted by their sizes."""
     total = torch.stack([share * loss.total.detach() for share, loss in parts]).sum()
     names = parts[0][1].terms
-    return Loss(total, {name: torch.stack([s * loss.terms[name].detach() for s, loss in parts]).sum() for name in names})
+    terms = {name: torch.stack([s * loss.terms[name].detach() for s, loss in parts]).sum() for name in names}
+    return Loss(total, terms, {name: torch.cat([loss.keep[name].detach() for _, loss in parts]) for name in parts[0][1].keep})
+
+
+def _scaled(player: Player, players: list[Player], settings: TrainingSettings) -> Player:
+    """The player with the run's learning rate: the first player's is as asked, the others keep their ratio to it."""
+    if settings.learning_rate is None or player.loss is None:
+        return player
+    first = next(p for p in players if p.loss is not None).optimizer.learning_rate
+    rate = settings.learning_rate * player.optimizer.learning_rate / first
+    return replace(player, optimizer=replace(player.optimizer, learning_rate=rate))
 
 
 class _evaluating:

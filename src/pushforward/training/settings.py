@@ -23,7 +23,7 @@ class TrainingSettings:
         device: "auto", "cpu", "cuda", "cuda:1", "mps".
         precision: "fp32", "bf16" (autocast), or "auto": time both on this hardware and keep the faster.
         resume: go on with the run in `out` (by default runs/MODEL-DATA), exactly where its last checkpoint stands.
-        learning_rate: instead of each player's own.
+        learning_rate: of the first player, instead of its own; other players keep their ratio to it.
         clip: largest norm of a player's gradient; 0 leaves it alone.
         accumulate: cut each batch into so many micro-batches, to save memory.
         average_half_life: half-life of the weights' moving average in examples; by default 5 % of the examples seen so far,

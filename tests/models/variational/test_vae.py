@@ -194,16 +194,19 @@ def test_logged_terms_are_in_the_datas_units():
     torch.testing.assert_close(loss.terms["elbo"] - 64 * math.log(2 / 16), -loss.total.detach())
 
 
-def test_warm_up_counts_updates_in_a_saved_buffer():
-    torch.manual_seed(0)
-    model, batch = vae(IMAGES, width=16, beta=2.0, beta_warmup=4), Batch(levels(6))
-    player = model.players()[0]
-    for update in range(6):
-        loss = player.loss(batch, stream())
-        likelihood = loss.terms["reconstruction"] - model.log_det
-        torch.testing.assert_close(loss.total.detach(), 2.0 * min(1, update / 4) * loss.terms["kl"] - likelihood)
-        player.after_update()
-    assert model.state_dict()["updates"] == 6
+def test_warm_up_raises_beta_with_the_steps_of_the_run():
+    """Negative loss = reconstruction - beta min(1, step / warm-up) KL; validation is under the full beta."""
+    model = vae(IMAGES, width=16, beta=2.0, beta_warmup=4)
+    x = levels(6)
+    for step, share in ((0, 0.0), (1, 0.25), (4, 1.0), (9, 1.0)):
+        loss = model.loss(Batch(x, step=step), stream())
+        shown = loss.terms["reconstruction"] - model.log_det - 2.0 * share * loss.terms["kl"]
+        torch.testing.assert_close(-loss.total, shown, rtol=1e-4, atol=1e-2)
+    model.eval()
+    loss = model.loss(Batch(x, step=0), stream())
+    torch.testing.assert_close(
+        -loss.total, loss.terms["reconstruction"] - model.log_det - 2.0 * loss.terms["kl"], rtol=1e-4, atol=1e-2
+    )
 
 
 @pytest.mark.parametrize(

@@ -93,16 +93,16 @@ class Elbo:
         x: Float[Tensor, "b *shape"],
         rng: Rng,
         embedding: Float[Tensor, "b e"] | None = None,
-        warmth: Tensor | None = None,
+        warmth: float = 1.0,
         log_det: float = 0.0,
     ) -> Loss:
-        """warmth: a factor on beta, 0 to 1 (None: 1)."""
+        """warmth: a factor on beta, 0 to 1 (1: none)."""
         mean, log_sigma = model.infer(x, embedding)
         noise = rng.randn(len(mean), self.draws, mean.shape[1]).to(mean.dtype)
         _, likelihood = _likelihood_of_draws(model, x, embedding, mean, log_sigma, noise)
         reconstruction, kl = likelihood.mean(), kl_to_standard_normal(mean, log_sigma).mean()
         terms = {"elbo": reconstruction - kl + log_det, "reconstruction": reconstruction + log_det, "kl": kl}
-        weight = self.beta if warmth is None else self.beta * warmth
+        weight = self.beta * warmth
         return Loss(weight * kl - reconstruction, {name: term.detach() for name, term in terms.items()})
 
 

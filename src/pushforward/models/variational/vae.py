@@ -73,8 +73,6 @@ class VAE(nn.Module):
             for sigma="pixel", else 1); second argument likewise.
     """
 
-    updates: Tensor
-
     def __init__(
         self,
         spec: DataSpec,
@@ -123,9 +121,6 @@ class VAE(nn.Module):
             self.decoder = decoder or Flat(latent_dim + beside, outputs * spec.dimensions, width, depth, dropout)
         else:
             raise UserError(f"network is auto, mlp or conv, not {network!r}.")
-        if beta_warmup:
-            # a buffer, so that it is saved with the weights and a resumed run goes on where it was
-            self.register_buffer("updates", torch.zeros((), dtype=torch.long))
 
     @property
     def mass(self) -> bool:
@@ -182,18 +177,14 @@ class VAE(nn.Module):
         embedding = self.embedding(batch.condition, rows, rng.rand(rows) < self.condition_dropout if hide else None)
         if isinstance(self.objective, Elbo):
             # validation is under the full beta, or its figures would not compare with each other
-            warmth = (self.updates / self.beta_warmup).clamp(max=1.0) if self.beta_warmup and self.training else None
+            warmth = min(1.0, batch.step / self.beta_warmup) if self.beta_warmup and self.training else 1.0
             return self.objective(self, batch.x, rng, embedding, warmth, self.log_det)
         return self.objective(self, batch.x, rng, embedding, self.log_det)
 
-    def _count(self) -> None:
-        self.updates += 1
-
     def players(self) -> list[Player]:
         """One: encoder and decoder together."""
-        count = self._count if self.beta_warmup else None
         optimizer = OptimizerSettings(learning_rate=self.learning_rate)
-        return [Player("vae", self, loss=self.loss, optimizer=optimizer, after_update=count)]
+        return [Player("vae", self, loss=self.loss, optimizer=optimizer)]
 
     # Samples, Encodes, Decodes, Density
 
