@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from pushforward.evaluation.records import Measure
 
@@ -12,7 +12,9 @@ from pushforward.evaluation.records import Measure
 def cost_measures(model: nn.Module, result: dict[str, Any], samples: int, seconds: float) -> list[Measure]:
     """Parameters (of a model without any: its fitted numbers) and size of the model, samples a second, and (where the run
     knows them) training seconds, updates and examples. `result` is the run's; `samples` were drawn in `seconds`."""
-    learned = list(model.parameters()) or [b for b in model.buffers() if b.is_floating_point()]  # closed form: buffers
+    learned: list[Tensor] = [*model.parameters()]
+    protocol = "" if learned else "no parameters by gradients: all floating-point numbers that the fit keeps"
+    learned = learned or [b for b in model.buffers() if b.is_floating_point()]  # closed form: numbers are fitted into buffers
     parameters = sum(p.numel() for p in learned)
     tensors = [*model.parameters(), *model.buffers()]
     size = sum(t.numel() * t.element_size() for t in tensors) / 1e6
@@ -22,7 +24,7 @@ def cost_measures(model: nn.Module, result: dict[str, Any], samples: int, second
         return Measure(name, float(value), unit=unit, better=better, protocol=protocol, group="cost")
 
     measures = [
-        cost("parameters", float(parameters), "numbers"),
+        cost("parameters", float(parameters), "numbers", protocol=protocol),
         cost("model size", size, "MB", protocol="parameters and buffers as they are in memory"),
         cost("sampling speed", samples / max(seconds, 1e-9), "samples/s", "higher", f"{samples} samples at once on {where}"),
     ]
