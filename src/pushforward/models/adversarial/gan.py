@@ -89,13 +89,13 @@ class GAN(nn.Module):
 
     Args:
         spec: the data.
-        latent_dim: dimension of z ~ N(0, I).
+        latent_dim: dimension of z ~ N(0, I); None: 64 for images, else that of the data, at most 64.
         objective: what the two sides minimise: "non-saturating" or "minimax" (saturates, for study).
         network: "dcgan" (convolutions, images of 8 to 128 pixels a side), "mlp", or "auto": dcgan for images.
         width: channels of the finest convolutions, doubling as sizes halve; an eighth of the units of an MLP's layers.
         critic_steps: updates of the critic for each one of the generator.
-        r1: weight of the penalty on the critic's slope at real data (penalties.py); 0: none.
-        learning_rate: of the generator.
+        r1: weight of the penalty on the critic's slope at real data (penalties.py); 0: none; None: 0.5 for images, else 0.01.
+        learning_rate: of the generator; None: 5e-4 for images, else 1e-3.
         critic_learning_rate: of the critic; None: the generator's.
         generator_network: your own module instead: z (B, latent_dim) -> x (B, *shape); where the data have a
             condition it is called with its embedding (B, 32) as a second argument.
@@ -106,18 +106,27 @@ class GAN(nn.Module):
         self,
         spec: DataSpec,
         *,
-        latent_dim: int = 64,
+        latent_dim: int | None = None,
         objective: str = "non-saturating",
         network: str = "auto",
         width: int = 32,
         critic_steps: int = 1,
-        r1: float = 0.5,
-        learning_rate: float = 5e-4,
+        r1: float | None = None,
+        learning_rate: float | None = None,
         critic_learning_rate: float | None = None,
         generator_network: nn.Module | None = None,
         critic_network: nn.Module | None = None,
     ):
         super().__init__()
+        image = spec.kind == "image"
+        if latent_dim is None:
+            # More noise than the data have dimensions has to be folded away, and blurs points (docs/gan.md has figures).
+            latent_dim = 64 if image else min(64, spec.dimensions)
+        if r1 is None:
+            # The penalty flattens the critic around the data: 0.5 would hide all that is finer than standardised points' scale.
+            r1 = 0.5 if image else 0.01
+        if learning_rate is None:
+            learning_rate = 5e-4 if image else 1e-3
         self.spec, self.latent_dim, self.critic_steps = spec, latent_dim, critic_steps
         self.objective = objective_of(objective)
         self.r1 = r1
@@ -127,7 +136,6 @@ class GAN(nn.Module):
         embedding = 0 if spec.condition is None else EMBEDDING
         if network not in ("auto", "mlp", "dcgan"):
             raise UserError(f"there is no network '{network}'; valid: auto, mlp, dcgan")
-        image = spec.kind == "image"
         if network == "dcgan" and not image:
             raise UserError(f"network='dcgan' makes images, and '{spec.name}' holds {spec.kind}; take network='mlp'.")
         if network == "auto":
