@@ -16,12 +16,16 @@ class Condition:
     kind: "class" (one of `size` classes, stored as an integer), "attributes" (`size` yes/no values), "vector" (`size`
     numbers), "text" (captions), "image" (a paired image).
     names: of the classes or attributes. frequencies: of each class, or the rate of each attribute, in the training set.
+    shape: of one condition: (A,) of a vector, (L,) token ids of a text (padded with 0), (C, H, W) of an image; () where that
+    is said by kind and size. levels: how many values a channel of a paired image can take; a model sees it in [-1, 1].
     """
 
     kind: Literal["class", "attributes", "vector", "text", "image"]
     size: int
     names: tuple[str, ...] = ()
     frequencies: tuple[float, ...] = ()
+    shape: tuple[int, ...] = ()
+    levels: int | None = None
 
 
 @dataclass(frozen=True)

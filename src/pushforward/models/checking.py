@@ -10,8 +10,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from pushforward.data.batches import Batch, Data, take
+from pushforward.data.conditions import can_be_drawn, to_model
 from pushforward.errors import UserError
 from pushforward.models.contract import (
     Completes,
@@ -58,8 +60,11 @@ def check_model(model: nn.Module, data: Data, *, batch: int = 6, strict: bool = 
     device, model = device_of(model), copy.deepcopy(model)
     dequantise = bool(getattr(model, "dequantise", False))
     x = data.units.to_model(codes.to(device), SampleRng(0, device=device) if dequantise else None)
-    given = Batch(x, None if condition is None else condition.to(device), torch.arange(len(x), device=device))
+    given = Batch(x, _seen(condition, data, device), torch.arange(len(x), device=device))
     report = ModelCheck(getattr(model, "name", type(model).__name__), capabilities(model))
+    for attribute in ("dequantise", "mass"):
+        if type(getattr(model, attribute, False)) is not bool:
+            report.failures.append(f"`{attribute}` is {getattr(model, attribute)!r}; it must be True or False.")
     for protocol, check in CHECKS:
         if isinstance(model, protocol):
             try:
@@ -73,6 +78,30 @@ def check_model(model: nn.Module, data: Data, *, batch: int = 6, strict: bool = 
     if strict and report.failures:
         raise UserError(str(report))
     return report
+
+
+def _seen(condition: Tensor | None, data: Data, device: torch.device) -> Tensor | None:
+    """Conditions of data as the model sees them."""
+    return None if condition is None else to_model(data.spec.condition, condition.to(device))
+
+
+def _needed(given: Batch, data: Data, n: int, first: int = 0) -> dict[str, Tensor]:
+    """The condition of samples first .. first + n - 1: that of data, where none can be drawn; else the model draws it."""
+    if given.condition is None or can_be_drawn(data.spec.condition):
+        return {}
+    rows = torch.arange(first, first + n, device=given.condition.device) % len(given.condition)
+    return {"condition": given.condition[rows]}
+
+
+def _unchanging(model: nn.Module) -> dict[str, Tensor]:
+    """Copies of what a loss must leave as it is: all parameters, and all buffers but those of batch norms."""
+    kept = {}
+    for path, module in model.named_modules():
+        own = list(module.named_parameters(recurse=False))
+        if not isinstance(module, _BatchNorm):
+            own += list(module.named_buffers(recurse=False))
+        kept |= {f"{path}.{name}".lstrip("."): tensor.detach().clone() for name, tensor in own}
+    return kept
 
 
 def _expect(condition: bool, sentence: str) -> None:
@@ -96,6 +125,10 @@ def _tensor(value: Any, shape: tuple[int, ...], what: str) -> None:
     _expect(bool(torch.isfinite(value.float()).all()), f"{what} returned values that are not finite.")
 
 
+def _same(a: Tensor, b: Tensor | None) -> bool:
+    return b is not None and a.shape == b.shape and torch.equal(a.nan_to_num(), b.nan_to_num())
+
+
 def _learns(model: Any, given: Batch, data: Data) -> None:
     """every player's loss is a finite scalar whose gradient reaches its modules"""
     players = model.players()
@@ -105,7 +138,9 @@ def _learns(model: Any, given: Batch, data: Data) -> None:
     for player in players:
         generator = UpdateRng(seed_everything(0, device_of(model)))
         if player.update is not None:
-            parts = [Batch(data.units.to_model(c), cond) for c, cond in [take(data.train, 256)]]
+            device = device_of(model)
+            codes, condition = take(data.train, 256)
+            parts = [Batch(data.units.to_model(codes.to(device)), _seen(condition, data, device))]
             with torch.no_grad():
                 update = player.update(parts, generator)
             _expect(isinstance(update, Update), f"player '{player.name}': update must return an Update.")
@@ -115,7 +150,14 @@ def _learns(model: Any, given: Batch, data: Data) -> None:
         _expect(all(id(p) in own for p in parameters), f"player '{player.name}' trains parameters that are not the model's.")
         model.train()
         model.zero_grad(set_to_none=True)
+        before = _unchanging(model)
         loss = player.loss(given, generator)
+        changed = [name for name, tensor in _unchanging(model).items() if not _same(tensor, before.get(name))]
+        _expect(
+            not changed,
+            f"player '{player.name}': its loss changes {', '.join(changed[:3])}; what changes without a gradient changes in "
+            "`after_update`.",
+        )
         _expect(isinstance(loss, Loss), f"player '{player.name}': loss must return a Loss.")
         _tensor(loss.total.detach(), (), f"player '{player.name}': the loss")
         for name, value in loss.terms.items():
@@ -126,8 +168,14 @@ def _learns(model: Any, given: Batch, data: Data) -> None:
             f"player '{player.name}': its loss has no gradient with respect to its own modules.",
         )
         again = player.loss(given, UpdateRng(seed_everything(0, device_of(model))))
+        # In eval mode dropout is silent, so that whatever is left of torch's default generator is noise beside the rng.
+        model.eval()
+        quiet = []
+        for seed in (1, 2):
+            seed_everything(seed, device_of(model))
+            quiet.append(player.loss(given, UpdateRng(torch.Generator(device_of(model)).manual_seed(0))).total)
         _expect(
-            torch.allclose(loss.total, again.total, rtol=1e-4, atol=1e-5),
+            all(torch.allclose(a, b, rtol=1e-4, atol=1e-5) for a, b in [(loss.total, again.total), (quiet[0], quiet[1])]),
             f"player '{player.name}': the loss is not a function of batch and rng; draw all noise from rng.",
         )
         model.zero_grad(set_to_none=True)
@@ -137,16 +185,16 @@ def _learns(model: Any, given: Batch, data: Data) -> None:
 def _samples(model: Any, given: Batch, data: Data) -> None:
     """samples have the data's shape; sample i is a function of (seed, i), whatever n"""
     _keywords(model.sample, "condition", "generator")
-    device = device_of(model)
+    device, three_conditions = device_of(model), _needed(given, data, 3)
     with torch.no_grad():
-        three = model.sample(3, generator=SampleRng(5, device=device))
+        three = model.sample(3, **three_conditions, generator=SampleRng(5, device=device))
         _tensor(three, (3, *data.spec.shape), "sample(3)")
-        again = model.sample(3, generator=SampleRng(5, device=device))
+        again = model.sample(3, **three_conditions, generator=SampleRng(5, device=device))
         _expect(torch.equal(three, again), "two samples with one seed differ; draw all noise from the generator.")
-        rest = model.sample(1, generator=SampleRng(5, first=2, device=device))
+        rest = model.sample(1, **_needed(given, data, 1, first=2), generator=SampleRng(5, first=2, device=device))
         close = torch.allclose(three[2:].float(), rest.float(), rtol=1e-3, atol=1e-3)
         _expect(close, "sample i depends on how many are drawn; draw noise rows first through as_rng(generator).")
-        other = model.sample(3, generator=SampleRng(6, device=device))
+        other = model.sample(3, **three_conditions, generator=SampleRng(6, device=device))
         _expect(not torch.equal(three, other), "samples with two seeds are the same.")
         if given.condition is not None:
             _tensor(model.sample(len(given), condition=given.condition), tuple(given.x.shape), "sample with a condition")
@@ -163,6 +211,7 @@ def _density(model: Any, given: Batch, data: Data) -> None:
 
 def _encodes(model: Any, given: Batch, data: Data) -> None:
     """encode gives a code for each datum"""
+    _keywords(model.encode, "condition")
     with torch.no_grad():
         z = model.encode(given.x, condition=given.condition)
     _tensor(z, tuple(z.shape), "encode")
@@ -171,6 +220,8 @@ def _encodes(model: Any, given: Batch, data: Data) -> None:
 
 def _decodes(model: Any, given: Batch, data: Data) -> None:
     """decode(draw_codes(n)) has the data's shape"""
+    _keywords(model.decode, "condition")
+    _keywords(model.draw_codes, "generator")
     with torch.no_grad():
         z = model.draw_codes(len(given), generator=SampleRng(3, device=device_of(model)))
         _tensor(model.decode(z, condition=given.condition), tuple(given.x.shape), "decode")
@@ -184,18 +235,19 @@ def _scores(model: Any, given: Batch, data: Data) -> None:
 
 
 def _trajectories(model: Any, given: Batch, data: Data) -> None:
-    """a trajectory ends in the sample of its seed"""
+    """a trajectory has the data's shape at each frame"""
     device = device_of(model)
     with torch.no_grad():
-        states = model.trajectory(2, frames=4, generator=SampleRng(5, device=device))
+        states = model.trajectory(2, frames=4, **_needed(given, data, 2), generator=SampleRng(5, device=device))
         _tensor(states, (4, 2, *data.spec.shape), "trajectory")
 
 
 def _completes(model: Any, given: Batch, data: Data) -> None:
     """complete keeps its prefix"""
+    _keywords(model.complete, "condition", "generator")
     prefix = given.x[:, :1]
     with torch.no_grad():
-        longer = model.complete(prefix, 2, generator=SampleRng(5, device=device_of(model)))
+        longer = model.complete(prefix, 2, condition=given.condition, generator=SampleRng(5, device=device_of(model)))
     _expect(torch.equal(longer[:, :1], prefix) and longer.shape[1] == 3, "complete must keep the prefix and add to it.")
 
 

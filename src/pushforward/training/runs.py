@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import platform
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, cast
@@ -16,7 +16,9 @@ from torch import Tensor, nn
 from pushforward import zoo
 from pushforward._version import VERSION
 from pushforward.artefacts import read_yaml, write_yaml
+from pushforward.data import conditions
 from pushforward.data.batches import STREAM, Batch, Batches, Data, Split, take
+from pushforward.data.conditions import parse_condition
 from pushforward.data.loading import load_data
 from pushforward.data.spec import DataSpec
 from pushforward.data.units import Units, units
@@ -69,6 +71,14 @@ class Run:
         path = self.directory / checkpoints.WEIGHTS
         return checkpoints.fingerprint(path if path.exists() else self.directory / checkpoints.STATE)
 
+    @property
+    def data(self) -> Data | None:
+        """The data, where they can be had: None for a run loaded from its directory that was trained on data in memory."""
+        try:
+            return self.load_data()
+        except UserError:
+            return None
+
     def load_data(self) -> Data:
         """The data that the run was trained on, loaded again from where they came."""
         if self._data is None:
@@ -83,7 +93,8 @@ class Run:
     ) -> Any:
         """n samples in the data's own units: images (n, C, H, W) in their levels, a DataFrame, an array, strings.
 
-        condition: a class (name or number) for all of them, or one each; attributes as a dict of names, or a row each.
+        condition: a class (name or number) for all of them, or one each; attributes as a dict of names, or a row each;
+        texts; paired images in their levels.
         seed: sample i is a function of (seed, i), whatever n and the batch size; None: fresh ones. options: the model's own
         (steps, guidance, temperature, ...); an unknown one is an error that names them.
         """
@@ -107,7 +118,7 @@ class Run:
         with torch.no_grad():  # not inference_mode: some samplers differentiate on their way
             for start in range(0, n, size):
                 count = min(size, n - start)
-                part = None if wanted is None else wanted[start : start + count].to(device)
+                part = self._condition(wanted, slice(start, start + count))
                 rng = SampleRng(seed, first=start, device=device)
                 codes.append(self.units.to_codes(model.sample(count, condition=part, generator=rng, **options)).cpu())
         return torch.cat(codes)
@@ -134,7 +145,7 @@ class Run:
             for start in range(0, len(codes), batch_size):
                 part = codes[start : start + batch_size].to(device)
                 rng = SampleRng(0xDE, first=draw, device=device, shared=True) if noisy else None
-                asked = None if condition is None else condition[start : start + batch_size].to(device)
+                asked = self._condition(condition, slice(start, start + batch_size))
                 with torch.no_grad():
                     found = model.log_prob(self.units.to_model(part, rng), condition=asked, **options)
                 values.append((found.value + self.units.log_dets(part)).cpu())
@@ -160,7 +171,7 @@ class Run:
         wanted = parse_condition(self.spec, condition, len(z))
         device = device_of(self.model)
         with torch.no_grad():
-            x = model.decode(z.to(device), condition=None if wanted is None else wanted.to(device), **options)
+            x = model.decode(z.to(device), condition=self._condition(wanted), **options)
         return self.units.present(self.units.to_codes(x).cpu())
 
     def reconstruct(self, x: Any, *, condition: Any = None) -> Any:
@@ -170,7 +181,13 @@ class Run:
     def _model_input(self, x: Any, condition: Any) -> tuple[Tensor, Tensor | None]:
         codes, device = self.units.parse(x), device_of(self.model)
         wanted = parse_condition(self.spec, condition, len(codes))
-        return self.units.to_model(codes.to(device)), None if wanted is None else wanted.to(device)
+        return self.units.to_model(codes.to(device)), self._condition(wanted)
+
+    def _condition(self, codes: Tensor | None, rows: slice = slice(None)) -> Tensor | None:
+        """Conditions as the model sees them, on its device."""
+        if codes is None:
+            return None
+        return conditions.to_model(self.spec.condition, codes[rows].to(device_of(self.model)))
 
     def _able(self, protocol: Any, verb: str) -> Any:
         if not isinstance(self.model, protocol):
@@ -184,47 +201,6 @@ def sampling_options(model_class: type) -> list[str]:
 
     names = inspect.signature(model_class.sample).parameters  # type: ignore[attr-defined]
     return [name for name in names if name not in ("self", "n", "condition", "generator")]
-
-
-def parse_condition(spec: DataSpec, condition: Any, n: int) -> Tensor | None:
-    """What a person asks for, as a model's condition (n,) or (n, A). Nonsense is an error that says what is valid."""
-    if condition is None:
-        return None
-    given = spec.condition
-    if given is None:
-        raise UserError(f"condition = {condition!r} was given, but the data '{spec.name}' have none to condition on.")
-    if given.kind == "class":
-        single = isinstance(condition, (int, str)) or (isinstance(condition, Tensor) and condition.dim() == 0)
-        values = [condition] * n if single else list(condition)
-        if len(values) != n:
-            raise UserError(f"{len(values)} classes were given for {n} data; give one for all or one each.")
-        return torch.tensor([_class(given.names, given.size, value) for value in values])
-    if isinstance(condition, dict):
-        row = torch.tensor(given.frequencies or [0.0] * given.size).round()
-        for name, value in condition.items():
-            if name not in given.names:
-                raise UserError(f"there is no attribute '{name}'; {nearest(str(name), given.names)}")
-            row[given.names.index(name)] = float(value)
-        return row.expand(n, -1)
-    rows = torch.as_tensor(condition, dtype=torch.float32)
-    rows = rows.expand(n, -1) if rows.dim() == 1 else rows
-    if tuple(rows.shape) != (n, given.size):
-        raise UserError(f"a condition of shape {tuple(rows.shape)} was given; expected ({n}, {given.size}).")
-    return rows
-
-
-def _class(names: Sequence[str], size: int, value: Any) -> int:
-    if isinstance(value, Tensor):
-        value = value.item()
-    if isinstance(value, str):
-        if value in names:
-            return list(names).index(value)
-        if not value.lstrip("-").isdigit():
-            raise UserError(f"there is no class '{value}'; {nearest(value, names)}")
-    number = int(value)
-    if not 0 <= number < size:
-        raise UserError(f"class {number} was asked for; the classes are 0 to {size - 1} ({', '.join(names[:12])}).")
-    return number
 
 
 def load(directory: str | Path, *, device: str = "cpu", model: nn.Module | None = None, **settings: Any) -> Run:
@@ -462,7 +438,9 @@ def _validation(data: Data, device: torch.device, dequantise: bool, size: int, s
         if not kept:
             for start in range(0, len(codes), size):
                 rng = SampleRng(0x7A1, first=start, device=device) if dequantise else None
-                part = None if condition is None else condition[start : start + size].to(device)
+                part = None
+                if condition is not None:
+                    part = conditions.to_model(data.spec.condition, condition[start : start + size].to(device))
                 kept.append(Batch(units(data.spec).to_model(codes[start : start + size].to(device), rng), part))
         return iter(kept)
 
