@@ -164,6 +164,21 @@ def test_a_whole_model_passes_and_stays_as_it_was(data):
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
 
 
+class Langevin(Whole):
+    def sample(self, n, *, condition=None, generator=None):
+        x = super().sample(n, generator=generator)
+        with torch.enable_grad():
+            x = x.detach().requires_grad_()
+            return x + 0.1 * torch.autograd.grad(self.log_prob(x).value.sum(), x)[0]
+
+
+def test_a_sampler_may_differentiate(data, tmp_path):
+    model = Langevin(data.spec)
+    assert pf.check_model(model, data).ok
+    quick = {"steps": 2, "tensorboard": False, "precision": "fp32", "picture_every": 1}
+    assert pf.train(model, data, out=str(tmp_path / "run"), **quick).sample(3, seed=0).shape == (3, 2)
+
+
 @pytest.mark.parametrize("broken", BROKEN, ids=lambda c: c.__name__)
 def test_a_broken_promise_is_found(broken, data):
     """It alone: the promises that are kept are not blamed."""

@@ -95,7 +95,7 @@ def _needed(given: Batch, data: Data, n: int, first: int = 0) -> dict[str, Tenso
 
 def _unchanging(model: nn.Module) -> dict[str, Tensor]:
     """Copies of what a loss must leave as it is: all parameters, and all buffers but those of batch norms."""
-    kept = {}
+    kept: dict[str, Tensor] = {}
     for path, module in model.named_modules():
         own = list(module.named_parameters(recurse=False))
         if not isinstance(module, _BatchNorm):
