@@ -55,3 +55,15 @@ def test_categorical_frequencies():
     p = torch.tensor([0.1, 0.0, 0.6, 0.3])
     drawn = SampleRng(1).categorical(p.expand(20_000, -1)).bincount(minlength=4) / 20_000
     assert ((drawn - p).abs() <= 5 * (p * (1 - p) / 20_000).sqrt()).all()
+
+
+def test_a_shared_draw_is_one_for_all_rows_and_processes():
+    two = [UpdateRng(torch.Generator().manual_seed(3), rank, 2) for rank in range(2)]
+    assert torch.equal(two[0].shared(4), two[1].shared(4))
+    assert torch.equal(SampleRng(3).shared(2, 2), SampleRng(3, first=9).shared(2, 2))
+
+
+def test_rows_alike():
+    """Noise that is common to all data: every row is row `first`."""
+    rows = SampleRng(3, first=2, alike=True).randn(5, 4)
+    assert torch.equal(rows, SampleRng(3, first=2).randn(1, 4).expand(5, 4))

@@ -119,17 +119,17 @@ def _scramble(state: np.ndarray) -> np.ndarray:
 class SampleRng(Rng):
     """Row i of the k-th draw is a function of (seed, first + i, k): the same whatever else is drawn beside it.
 
-    Drawn on the CPU and moved to `device`, so that a seed means the same samples on every device. With `shared`, all rows
+    Drawn on the CPU and moved to `device`, so that a seed means the same samples on every device. With `alike`, all rows
     are row `first`: noise that is common to all data.
     """
 
-    def __init__(self, seed: int, first: int = 0, device: torch.device | str = "cpu", shared: bool = False):
-        self.seed, self.first, self.device, self.shared = seed, first, torch.device(device), shared
+    def __init__(self, seed: int, first: int = 0, device: torch.device | str = "cpu", alike: bool = False):
+        self.seed, self.first, self.device, self.alike = seed, first, torch.device(device), alike
         self._draws = 0
 
     def _rows(self, shape: Sequence[int]) -> Tensor:
         rows, size = shape[0], math.prod(shape[1:])
-        indices = self.first + np.arange(1 if self.shared else rows)
+        indices = self.first + np.arange(1 if self.alike else rows)
         made = torch.from_numpy(uniforms(indices, size, mix(self.seed, self._draws)))
         self._draws += 1
         return made.expand(rows, -1).reshape(tuple(shape))

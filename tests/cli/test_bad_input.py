@@ -48,6 +48,7 @@ def place(tmp_path_factory):
         "cut": lambda r: None,
         "swapped": lambda r: None,
         "unsaved": lambda r: None,
+        "nospec": lambda r: r["data"].update(spec={}),
     }.items():
         (root / name).mkdir()
         changed = yaml.safe_load(yaml.safe_dump(record))
@@ -100,10 +101,16 @@ CASES = [
     ("train gaussian --resume --out empty", "not a run directory"),
     ("train gaussian --out good", "holds a run already"),
     ("train vae --resume --out good", "is a run of 'gaussian'"),
+    ("train --resume --out good --seed 9", "but good has 0; leave it away"),
+    ("train --resume=true --out good --data moons", "but good has digits; leave it away"),
+    ("train --resume --out good --model.components 3", "leave it away"),
+    ("sample good --batch-size -3", "batch_size"),
+    ("sample good --condition=--5", "no class '--5'"),
     ("sample nowhere", "no run directory nowhere"),
     ("sample empty", "not a run directory"),
     ("sample half", "half-written"),
     ("sample future", "format 99"),
+    ("sample nospec", "does not describe its data"),
     ("sample cut", "damaged"),
     ("sample swapped", "another model or to other settings"),
     ("sample unsaved", "before it saved anything"),
@@ -143,6 +150,17 @@ def test_one_sentence(line, words, place, monkeypatch, capsys):
     assert "Traceback" not in "\n".join(said)
     assert took < 20, "loaded machines are slow; without torch's import it is well below two seconds"
     assert {path: path.stat().st_mtime_ns for path in place.rglob("*") if path in before} == before, "nothing is lost"
+
+
+def test_a_refused_resume_changes_nothing(place):
+    """From Python, with a model of other sizes: the weights do not fit, and the run is as it was."""
+    import pushforward as pf
+
+    before = {path: path.read_bytes() for path in (place / "good").rglob("*") if path.is_file()}
+    data = pf.load_data("digits")
+    with pytest.raises(pf.UserError, match="belong to another model"):
+        pf.train(pf.create("gaussian", data.spec, components=3), data, out=str(place / "good"), resume=True)
+    assert {path: path.read_bytes() for path in before} == before
 
 
 def test_debug_shows_the_traceback(place, monkeypatch):

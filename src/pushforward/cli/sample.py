@@ -95,9 +95,9 @@ def write_samples(
 ) -> Path:
     """Draws n samples and writes them in the form that the ending of `path` says, with their recipe."""
     from pushforward import artefacts
+    from pushforward.data.conditions import parse_condition
     from pushforward.pictures.draw import draw_samples
     from pushforward.training.gallery import sample_recipe
-    from pushforward.data.conditions import parse_condition
 
     folder = is_folder(path)
     check_ending(path, folder, loaded.spec.kind)

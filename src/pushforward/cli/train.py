@@ -37,7 +37,7 @@ def run(argv: Sequence[str]) -> None:
     recipe = _recipe(rest)
     name = words[0] if words else _option(rest, "--name") or recipe.get("name")
     helping = any(word in ("-h", "--help") for word in rest)
-    if "--resume" in rest:
+    if "--resume" in rest or _option(rest, "--resume") == "true" or recipe.get("resume"):
         name, rest = _resumed(name, rest)
     if name is not None:
         zoo.method(name)
@@ -74,14 +74,9 @@ def train_and_report(
     if first:
         for note in data.notes:
             print(f"data: {note}", file=sys.stderr)
-    from pushforward.randomness import mix, seeded
-    from pushforward.training.runs import train
+    from pushforward.training.runs import build, train
 
-    default = zoo.options(name)
-    chosen = {key: value for key, value in model_settings.items() if value != default[key].default}
-    with seeded(mix(settings["seed"], 0x1417)):
-        model = zoo.create(name, data.spec, **chosen)
-    run = train(model, data, **settings)
+    run = train(build(name, data.spec, model_settings, settings["seed"]), data, **settings)
     if not first:
         return
     if measure:
@@ -125,12 +120,19 @@ def _resumed(name: str | None, rest: Sequence[str]) -> tuple[str, list[str]]:
     source = dict(record["data"]["source"])
     if str(source.get("source", "<")).startswith("<"):
         raise UserError(f"the run in {directory} was trained on data in memory; resume it from Python, with the data.")
-    words = [f"--data={source.pop('source')}", f"--out={directory}"]
-    words += [f"--{key}={_word(value)}" for key, value in source.items() if value is not None and key != "seed"]
-    skip = ("out", "resume", "measured", "precision")
-    words += [f"--{k}={_word(v)}" for k, v in record["training"].items() if v is not None and k not in skip]
-    words += [f"--model.{k}={_word(v)}" for k, v in record["model"]["settings"].items()]
-    return record["model"]["name"], [*words, *rest]
+    source.pop("seed", None)
+    kept = {"data": source.pop("source"), "seed": record["training"]["seed"], **source}
+    kept |= {f"model.{key}": value for key, value in record["model"]["settings"].items()}
+    for key, value in kept.items():  # what a run is cannot change in its middle; how long it goes on can
+        asked = _option(rest, f"--{key}") or _option(rest, f"--{key.replace('_', '-')}")
+        if asked is not None and asked != _word(value):
+            raise UserError(f"--{key.replace('_', '-')} {asked} was given, but {directory} has {_word(value)}; leave it away.")
+    skip = {"out", "resume", "precision", "seed"}
+    if _option(rest, "--epochs") or _option(rest, "--budget"):
+        skip |= {"steps", "epochs", "budget"}
+    kept |= {key: value for key, value in record["training"].items() if key not in skip and value is not None}
+    words = [f"--{key}={_word(value)}" for key, value in kept.items() if value is not None or key.startswith("model.")]
+    return record["model"]["name"], [f"--out={directory}", *words, *rest]
 
 
 def _latest(name: str | None) -> str:

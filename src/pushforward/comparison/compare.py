@@ -7,15 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pushforward import zoo
 from pushforward.comparison.report import write_comparison, write_report
 from pushforward.data.batches import Data
 from pushforward.data.loading import load_data
 from pushforward.errors import UserError
 from pushforward.evaluation.evaluate import evaluate
 from pushforward.evaluation.records import Evaluation, as_text
-from pushforward.randomness import mix, seeded
-from pushforward.training.runs import Run, train
+from pushforward.training.runs import Run, build, train
 
 
 @dataclass
@@ -72,8 +70,7 @@ def compare(
     if isinstance(models, str) or len(models) < 1:
         raise UserError(f"compare takes a list of model names; {models!r} was given.")
     data = data if isinstance(data, Data) else load_data(data)
-    with seeded(mix(seed, 0x1417)):
-        built = {name: zoo.create(name, data.spec) for name in models}
+    built = {name: build(name, data.spec, {}, seed) for name in models}
     directory = Path(out) if out else _free(Path("runs") / f"compare-{data.spec.name}")
     found = Comparison(directory)
     for name, model in built.items():

@@ -146,8 +146,7 @@ def evaluate(
     with Stages(progress) as say:
         if isinstance(run.model, Samples):
             # Asked for as the held-out data are labelled, so that both have the same mix of classes.
-            able = spec.condition is not None and spec.condition.kind in ("class", "attributes", "vector")
-            asked = held_condition if able else None
+            asked = held_condition if spec.condition is not None else None
             if asked is not None and size > len(asked):
                 asked = asked[torch.arange(size) % len(asked)]
             say("sampling", 0.1)

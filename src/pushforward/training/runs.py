@@ -106,6 +106,8 @@ class Run:
         """As `sample`, but as codes (n, ...): levels, token ids, table rows with category numbers."""
         if n < 1:
             raise UserError(f"n = {n} samples were asked for; it must be at least 1.")
+        if batch_size is not None and batch_size < 1:
+            raise UserError(f"batch_size = {batch_size} was given; it must be at least 1.")
         model = self._able(Samples, "sample")
         valid = sampling_options(type(self.model))
         for name in options:
@@ -144,7 +146,7 @@ class Run:
             values, errors = [], []
             for start in range(0, len(codes), batch_size):
                 part = codes[start : start + batch_size].to(device)
-                rng = SampleRng(0xDE, first=draw, device=device, shared=True) if noisy else None
+                rng = SampleRng(0xDE, first=draw, device=device, alike=True) if noisy else None
                 asked = self._condition(condition, slice(start, start + batch_size))
                 with torch.no_grad():
                     found = model.log_prob(self.units.to_model(part, rng), condition=asked, **options)
@@ -211,7 +213,10 @@ def load(directory: str | Path, *, device: str = "cpu", model: nn.Module | None 
     """
     directory = Path(directory)
     record = read_record(directory)
-    spec = DataSpec.from_dict(record["data"]["spec"])
+    try:
+        spec = DataSpec.from_dict(record["data"]["spec"])
+    except (TypeError, AttributeError, ValueError) as error:
+        raise UserError(f"{directory / 'run.yaml'} does not describe its data ({error}); it may be damaged.") from None
     target = engine.resolve_device(device)
     if model is None:
         given = {**record["model"]["settings"], **settings}
@@ -359,7 +364,6 @@ def _train(model: nn.Module, data: Data, settings: TrainingSettings, device: tor
             directory.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(f"could not make the run directory {directory}: {error.strerror}; choose another --out.") from None
-        write_yaml(directory / "run.yaml", record)
     run = Run(model, data.spec, directory, record, data)
 
     loop = Loop(
@@ -377,7 +381,9 @@ def _train(model: nn.Module, data: Data, settings: TrainingSettings, device: tor
         world=world,
     )
     if settings.resume:
-        loop.load(tensors, header)
+        loop.load(tensors, header)  # refuses another model's weights before anything is written
+    if rank == 0:
+        write_yaml(directory / "run.yaml", record)
     with threads(pace.threads):
         outcome = loop.run()
     record["result"] = {
