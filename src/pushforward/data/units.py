@@ -128,7 +128,7 @@ class TableUnits(Units):
                 rows += [(j, 0.0, 1.0, 1.0, -1, 1)] * column.missing
             else:
                 rows += [(j, 0.0, 1.0, 1.0, k, 0) for k in range(len(column.categories))]
-        self.layout = torch.tensor(rows, dtype=torch.float32).T.contiguous().unbind(0)
+        self.layout = torch.tensor(rows, dtype=torch.float32).reshape(-1, 6).T.contiguous().unbind(0)
         self.plain = all(c.kind == "number" and not c.missing and not c.integer for c in spec.columns)
 
     def to_model(self, codes: Tensor, rng: Rng | None = None) -> Tensor:

@@ -198,8 +198,11 @@ class Player:
 
     def parameters(self) -> list[nn.Parameter]:
         """Each parameter of its modules once."""
-        modules = self.modules if isinstance(self.modules, list) else [self.modules]
-        return list(dict.fromkeys(parameter for module in modules for parameter in module.parameters()))
+        return list(dict.fromkeys(parameter for module in self.roots() for parameter in module.parameters()))
+
+    def roots(self) -> list[nn.Module]:
+        """Its modules, as a list."""
+        return self.modules if isinstance(self.modules, list) else [self.modules]
 
 
 def device_of(module: nn.Module) -> torch.device:

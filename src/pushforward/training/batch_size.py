@@ -21,6 +21,8 @@ def largest_worthwhile(
     players: list[Player], make_batches: Callable[[int], Batches], device: torch.device, limit: int, first: int = 32
 ) -> int:
     """Doubles from `first` while examples per second still grow, memory lasts and a batch is at most an eighth of the data."""
+    buffers = [b for player in players for module in player.roots() for b in module.buffers()]
+    before_trying = [b.clone() for b in buffers]
     best, best_rate, size = first, 0.0, first
     while size <= max(first, min(limit // 8, 8192)):
         before = _memory(device)
@@ -37,6 +39,9 @@ def largest_worthwhile(
     for player in players:
         for parameter in player.parameters():
             parameter.grad = None
+    with torch.no_grad():
+        for buffer, value in zip(buffers, before_trying, strict=True):
+            buffer.copy_(value)
     return best
 
 

@@ -104,8 +104,7 @@ class Synchroniser:
             return player.loss, contextlib.nullcontext
         key = frozenset(id(p) for p in player.parameters())
         if key not in self.wrapped:
-            modules = player.modules if isinstance(player.modules, list) else [player.modules]
-            self.wrapped[key] = DistributedDataParallel(_Turn(modules))
+            self.wrapped[key] = DistributedDataParallel(_Turn(player.roots()))
         wrapped, own = self.wrapped[key], player.loss
         return lambda batch, rng: Loss(*wrapped(own, batch, rng)), wrapped.no_sync
 
