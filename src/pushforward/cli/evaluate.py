@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from pushforward.cli.parsing import Parser, peel, plain
@@ -26,24 +27,15 @@ def run(argv: Sequence[str]) -> None:
     given = plain(built.understand(rest))
     if not words:
         raise UserError("which run? Give its directory: pushforward evaluate runs/NAME")
-    from pushforward.data.loading import load_data
-    from pushforward.training.runs import load, read_record
+    from pushforward.training.records import read_record
 
-    source = {**read_record_source(read_record(_path(words[0])))}
+    source = read_record(Path(words[0]))["data"]["source"]
+    from pushforward.data.loading import load_data
+    from pushforward.training.runs import load
+
     loaded = load(words[0], device=given["device"])
     data = load_data(**{**source, "source": given["data"]}) if given["data"] else None
     measure_and_report(loaded, data, n=given["n"], seed=given["seed"], features=given["features"])
-
-
-def _path(word: str) -> Any:
-    from pathlib import Path
-
-    return Path(word)
-
-
-def read_record_source(record: dict[str, Any]) -> dict[str, Any]:
-    """The `load_data` arguments of a run's record."""
-    return record["data"]["source"]
 
 
 def measure_and_report(run: Any, data: Any = None, **options: Any) -> None:

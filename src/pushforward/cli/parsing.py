@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Sequence
+from difflib import get_close_matches
 from typing import Any
 
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
@@ -42,7 +43,9 @@ class Parser(ArgumentParser):
             option = word.split("=")[0]
             if option.startswith("--") and option not in actions:
                 asked = option.replace("_", "-")
-                shown = [known.replace("_", "-") for known in (*actions, *elsewhere()) if known.startswith("--")]
+                near = get_close_matches(asked, [known.replace("_", "-") for known in actions], n=1, cutoff=0.8)
+                further = () if near else elsewhere()  # these may have to import the model
+                shown = [known.replace("_", "-") for known in (*actions, *further) if known.startswith("--")]
                 same = [known for known in shown if known.split(".")[-1] == asked.removeprefix("--")]
                 hint = f"did you mean {' or '.join(same)}?" if same else nearest(asked, shown)
                 raise UserError(f"there is no option {asked}; {hint}")

@@ -28,13 +28,15 @@ def run(argv: Sequence[str]) -> None:
     options: list[str] = []
     if words:
         from pushforward import zoo
-        from pushforward.training.runs import read_record, sampling_options
+        from pushforward.training.records import read_record
 
         name = read_record(Path(words[0]))["model"]["name"]
         if name in zoo.ZOO:
             sample = zoo.method(name).load().sample  # type: ignore[attr-defined]
             skip: set[str | int] = {"self", "condition", "generator", "n"}
             options = [key.split(".")[-1] for key in built.add_function_arguments(sample, skip=skip, fail_untyped=False)]
+            from pushforward.training.runs import sampling_options
+
             options = [key for key in options if key in sampling_options(zoo.method(name).load())]
     given = plain(built.understand(rest))
     if given["again"]:

@@ -69,6 +69,9 @@ def train_and_report(
     name: str, source: str, sources: dict[str, Any], model_settings: dict[str, Any], settings: dict[str, Any], measure: bool
 ) -> None:
     """Loads, trains, draws, measures and reports."""
+    from pushforward.training.engine import resolve_device
+
+    resolve_device(settings["device"])
     data = load_data(source, **sources)
     first = int(os.environ.get("RANK", "0")) == 0
     if first:
@@ -111,7 +114,7 @@ def _option(rest: Sequence[str], option: str) -> str | None:
 
 def _resumed(name: str | None, rest: Sequence[str]) -> tuple[str, list[str]]:
     """`train --resume`: model, data and settings as run.yaml has them; what is given besides overrides."""
-    from pushforward.training.runs import read_record
+    from pushforward.training.records import read_record
 
     directory = _option(rest, "--out") or _latest(name)
     record = read_record(Path(directory))

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from pushforward import zoo
 from pushforward._version import VERSION
-from pushforward.artefacts import read_yaml, write_yaml
+from pushforward.artefacts import write_yaml
 from pushforward.data import conditions
 from pushforward.data.batches import STREAM, Batch, Batches, Data, Split, take
 from pushforward.data.conditions import parse_condition
@@ -30,9 +30,8 @@ from pushforward.training.gallery import draw_run, sample_picture
 from pushforward.training.log import Display, read_history
 from pushforward.training.loop import Loop
 from pushforward.training.precision import Pace, choose_pace, hardware, threads
+from pushforward.training.records import FORMAT, read_record
 from pushforward.training.settings import TrainingSettings
-
-FORMAT = 1
 
 
 class Run:
@@ -233,29 +232,6 @@ def load(directory: str | Path, *, device: str = "cpu", model: nn.Module | None 
         tensors = {**checkpoints.section(saved, "model"), **checkpoints.section(saved, "average")}
     checkpoints.load_weights(model, tensors, str(directory))
     return Run(model.to(target).eval(), spec, directory, record)
-
-
-def read_record(directory: Path) -> dict[str, Any]:
-    """run.yaml of a run directory, checked."""
-    if not directory.exists():
-        near = nearest(directory.name, [p.name for p in directory.parent.glob("*") if (p / "run.yaml").exists()] or ["(none)"])
-        raise UserError(f"there is no run directory {directory}; {near}")
-    path = directory / "run.yaml"
-    if not path.exists():
-        raise UserError(f"{directory} is not a run directory (it has no run.yaml); `pushforward train` makes one.")
-    record = read_yaml(path)
-    if not isinstance(record, dict) or record.get("format") is None:
-        raise UserError(f"{path} is not a run's record; it may be half-written. Restore it or train again.")
-    if record["format"] != FORMAT:
-        raise UserError(
-            f"{path} has format {record['format']}, this version of pushforward reads {FORMAT}; "
-            f"use the version that wrote it ({record.get('version', 'unknown')})."
-        )
-    absent = [f"{a}.{b}" for a, b in (("model", "name"), ("model", "settings"), ("data", "spec"), ("data", "source"))
-              if not isinstance(record.get(a), dict) or b not in record[a]]  # fmt: skip
-    if absent:
-        raise UserError(f"{path} is half-written: it lacks {', '.join(absent)}. Train again.")
-    return record
 
 
 def train(model: str | nn.Module, data: Any = "digits", **settings: Any) -> Run:
