@@ -13,14 +13,16 @@ from pushforward.training.runs import train
 CPU = torch.device("cpu")
 
 
-def found(seconds, limit=4096):
-    """The size for a loss that takes seconds(rows)."""
+def found(seconds, monkeypatch, limit=4096):
+    """The size for a loss that takes seconds(rows), on a clock that only this loss moves."""
+    clock = {"now": 0.0}
+    monkeypatch.setattr(time, "perf_counter", lambda: clock["now"])
     data = points(n=2048)
     net = torch.nn.Sequential(torch.nn.BatchNorm1d(2), torch.nn.Linear(2, 1))
     before = {name: value.clone() for name, value in net.state_dict().items()}
 
     def loss(batch, rng):
-        time.sleep(seconds(len(batch)))
+        clock["now"] += seconds(len(batch))
         return Loss(net(batch.x).square().mean())
 
     size = largest_worthwhile([Player("p", net, loss)], lambda n: Batches(data.train, data.spec, n), CPU, limit=limit)
@@ -29,17 +31,17 @@ def found(seconds, limit=4096):
     return size
 
 
-def test_it_doubles_while_examples_per_second_grow():
-    assert found(lambda rows: 0.01) == 512, "an eighth of 4,096 data is the most"
+def test_it_doubles_while_examples_per_second_grow(monkeypatch):
+    assert found(lambda rows: 0.01, monkeypatch) == 512, "an eighth of 4,096 data is the most"
 
 
-def test_it_stays_small_where_a_batch_costs_as_much_as_its_rows():
-    assert found(lambda rows: rows * 5e-4) == 32
+def test_it_stays_small_where_a_batch_costs_as_much_as_its_rows(monkeypatch):
+    assert found(lambda rows: rows * 5e-4, monkeypatch) == 32
 
 
-def test_it_stops_in_between():
+def test_it_stops_in_between(monkeypatch):
     """Free up to 128 rows, proportional from there."""
-    assert found(lambda rows: 0.02 * max(1.0, rows / 128)) == 128
+    assert found(lambda rows: 0.02 * max(1.0, rows / 128), monkeypatch) == 128
 
 
 def test_a_run_records_what_was_found(tmp_path):
