@@ -176,7 +176,6 @@ def test_no_permission(place, monkeypatch, capsys):
     assert "/proc/run" in capsys.readouterr().err
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 def test_full_disk_shows_before_training(place, monkeypatch, capsys):
     """The first checkpoint is written before the first step."""
     import pushforward.artefacts
