@@ -65,7 +65,7 @@ class ArraySplit:
 
     def fetch(self, indices: Tensor) -> tuple[Tensor, Tensor | None]:
         indices = indices.to(self.codes.device)
-        return self.codes[indices], None if self.condition is None else self.condition[indices]
+        return self.codes.index_select(0, indices), None if self.condition is None else self.condition.index_select(0, indices)
 
     def to(self, device: torch.device) -> ArraySplit:
         return ArraySplit(self.codes.to(device), None if self.condition is None else self.condition.to(device))

@@ -10,7 +10,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,7 +22,7 @@ from torch.optim import Optimizer
 
 from pushforward.data.batches import Batch, Batches
 from pushforward.errors import UserError
-from pushforward.models.contract import Loss, Player
+from pushforward.models.contract import Loss, Player, Update
 from pushforward.randomness import UpdateRng, mix, seed_everything
 from pushforward.training import checkpoints, engine
 from pushforward.training.averaging import Average
@@ -30,6 +30,9 @@ from pushforward.training.log import Display, History, Trackers, Window
 from pushforward.training.optimizers import make_optimizers, rate_at
 from pushforward.training.precision import Pace, autocast
 from pushforward.training.settings import TrainingSettings, seconds
+
+
+_LAST_TURNS = 1000  # of a player at the end that never says it has finished
 
 
 @dataclass
@@ -88,7 +91,8 @@ class Loop:
         self.rank, self.world, self.device = rank, world, batches.device
         self.display = display or Display("", steps, self.budget, quiet=True)
         self.picture, self.validation = picture, validation
-        self.players = players = [_scaled(player, players, settings) for player in players]
+        self.last = [player for player in players if player.at_end]
+        self.players = players = [_scaled(player, players, settings) for player in players if not player.at_end]
         self.optimizers = make_optimizers(players, self.device)
         # Whatever no player owns (a teacher, a codec) is frozen too.
         learned = [p for player in players if player.loss is not None for p in player.parameters()]
@@ -103,12 +107,12 @@ class Loop:
             raise UserError(f"patience watches the loss of one player; this model has {len(self.turns)}. Leave it away.")
         self.retired: set[str] = set()
         self.average = Average(model, settings.average_half_life)
-        self.repeats = max(player.repeat for player in players)
+        self.repeats = max((player.repeat for player in players), default=1)
         self.step, self.saved_step, self.elapsed, self.failures = 0, 0, 0.0, 0
         self.best: tuple[float, int] | None = None
         self.waited = 0  # validations since the best
         self.best_average: dict[str, Tensor] = {}
-        self._stop = ""
+        self._stop = "" if players else "converged"  # nothing to train: all there is to learn is learned at the end
         self._passed: dict[int, int] = {}
         self._pending: tuple[int, str, Tensor, Loss] | None = None
         self._thawed: str | None = None
@@ -174,6 +178,7 @@ class Loop:
         self.average.load(self.best_average or self.average.state())
         self.average._exchange()  # the model keeps the averaged weights
         self.model.eval()
+        self._last_turns()
         outcome.status = self._stop or "finished"
         outcome.steps, outcome.seconds, outcome.examples = self.step, self.elapsed, self.seen
         self.history = history.rows
@@ -194,9 +199,7 @@ class Loop:
             if self.step % player.every or player.name in self.retired:
                 continue
             if player.update is not None:
-                generator = seed_everything(mix(self.settings.seed, self.step, index), self.device)
-                with torch.no_grad():
-                    update = player.update(self.batches.passes(), UpdateRng(generator))
+                update = self._update(player, self.step, index)
                 window.add(player.name, {name: torch.tensor(value) for name, value in update.terms.items()})
                 if update.finished:
                     self.retired.add(player.name)
@@ -211,6 +214,22 @@ class Loop:
                 window.add(player.name, {"loss": loss.total, **loss.terms})
         if self.turns:
             self.average.step(self.step, self.examples_per_step)
+
+    def _update(self, player: Player, *at: int) -> Update:
+        assert player.update is not None
+        generator = seed_everything(mix(self.settings.seed, *at), self.device)
+        with torch.no_grad():
+            return player.update(self.batches.passes(), UpdateRng(generator))
+
+    def _last_turns(self) -> None:
+        """The players who learn from the trained model. Every process sees all data, so that all arrive at the same."""
+        for index, player in enumerate(self.last):
+            for number in range(_LAST_TURNS):
+                self.display.say(f"{player.name} learns from the trained model")
+                update = self._update(player, self.step, len(self.players) + index, number)
+                self.log.add({"step": self.step, **{f"{player.name}/{name}": value for name, value in update.terms.items()}})
+                if update.finished:
+                    break
 
     def _turn(self, turn: _Turn, batch: Batch, repeat: int) -> Loss:
         player = turn.player
@@ -231,11 +250,8 @@ class Loop:
                     share = len(part) / len(batch)
                     found.append((share, self._backward(turn, part, repeat, number, share)))
             loss = _weighted(found)
-        for p in turn.parameters:
-            if p.grad is None:  # a parameter that this loss does not touch; DDP would give it zeros
-                p.grad = torch.zeros_like(p)
-        gradients = [p.grad for p in turn.parameters if p.grad is not None]
-        norms = torch.stack(torch._foreach_norm(gradients))
+        gradients = [_gradient(p) for p in turn.parameters]
+        norms = torch._foreach_norm(gradients)
         if self.device.type == "cpu":
             self._guard_and_clip(player, loss, gradients, norms)
         else:
@@ -263,16 +279,18 @@ class Loop:
     def _largest(self, player: Player) -> float:
         return self.settings.clip if player.optimizer.clip is None else player.optimizer.clip
 
-    def _guard_and_clip(self, player: Player, loss: Loss, gradients: list[Tensor], norms: Tensor) -> None:
-        norm = math.hypot(*norms.tolist())
+    def _guard_and_clip(self, player: Player, loss: Loss, gradients: list[Tensor], norms: Sequence[Tensor]) -> None:
+        norm = math.hypot(*[each.item() for each in norms])
         if not math.isfinite(norm if self.world > 1 else norm + loss.total.item()):
-            self._check(self.step, player.name, norms.new_zeros(()), loss)
+            self._check(self.step, player.name, torch.tensor(False), loss)
         if 0 < (largest := self._largest(player)) < norm:
             torch._foreach_mul_(gradients, largest / norm)
 
-    def _guard_and_clip_without_waiting(self, player: Player, loss: Loss, gradients: list[Tensor], norms: Tensor) -> None:
+    def _guard_and_clip_without_waiting(
+        self, player: Player, loss: Loss, gradients: list[Tensor], norms: Sequence[Tensor]
+    ) -> None:
         """On a GPU the look is at the previous update, so that the host never waits; a roll-back undoes the one since."""
-        norm = torch.linalg.vector_norm(norms)
+        norm = torch.linalg.vector_norm(torch.stack(list(norms)))
         finite = torch.isfinite(norm if self.world > 1 else norm + loss.total.detach())
         previous, self._pending = self._pending, (self.step, player.name, finite, loss)
         if previous:
@@ -417,6 +435,13 @@ class Loop:
             self.waited += 1
             return self.waited >= self.settings.patience
         return False
+
+
+def _gradient(parameter: nn.Parameter) -> Tensor:
+    """A parameter's gradient: zeros, as DDP would give, for one that the loss does not touch."""
+    if parameter.grad is None:
+        parameter.grad = torch.zeros_like(parameter)
+    return parameter.grad
 
 
 def _weighted(parts: list[tuple[float, Loss]]) -> Loss:
