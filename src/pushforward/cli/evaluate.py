@@ -47,5 +47,5 @@ def measure_and_report(run: Any, data: Any = None, **options: Any) -> None:
 
     evaluation = evaluate(run, data, **options)
     console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else 120)
-    console.print(evaluation.table())
+    console.print(evaluation.table(console.width))
     console.print(f"report: {write_report(run.directory)}")

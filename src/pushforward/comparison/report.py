@@ -19,9 +19,9 @@ import yaml
 
 from pushforward.artefacts import read_json, read_jsonl, read_yaml, write_bytes
 from pushforward.comparison.ranking import leading
-from pushforward.comparison.wording import ARROWS, CAPTIONS, KINDS, duration, meaning
+from pushforward.comparison.wording import CAPTIONS, KINDS, duration, meaning
 from pushforward.errors import UserError
-from pushforward.evaluation.records import figure
+from pushforward.evaluation.records import ARROWS, figure
 from pushforward.pictures import draw_history
 from pushforward.zoo import ZOO
 

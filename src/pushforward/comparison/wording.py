@@ -56,8 +56,6 @@ KINDS = {
     "estimate": "Estimate: with a numerical error of its own; never ranked against exact figures",
 }
 
-ARROWS = {"lower": "↓", "higher": "↑"}
-
 
 def meaning(name: str) -> str:
     """What a measure says, in one line, or nothing where it is not known.

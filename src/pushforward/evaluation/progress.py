@@ -1,39 +1,42 @@
-"""A line that says what is being done, once it has taken more than two seconds; in a log, one line a stage."""
+"""A line that says what is being done and for how long, so that nothing slow is silent; in a log, one line in all."""
 
 from __future__ import annotations
 
 import sys
-import time
 from types import TracebackType
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
-PATIENCE = 2.0
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 
 class Stages:
-    """`with Stages(shown) as say: say("sampling", 0.2)`; on the error stream, and gone when done."""
+    """`with Stages(shown) as say: say("sampling")`; on the error stream, and gone when done.
+
+    A stage that knows how far it is says so: say("fitting", 0.4).
+    """
 
     def __init__(self, shown: bool = True):
-        self.shown, self._since = shown, time.monotonic()
+        self.shown, self._stage, self._said = shown, "", False
         self._progress: Progress | None = None
-        self._last = ""
 
-    def __call__(self, what: str, fraction: float) -> None:
-        if not self.shown or time.monotonic() - self._since < PATIENCE:
+    def __call__(self, what: str, fraction: float | None = None) -> None:
+        if not self.shown:
             return
         if not sys.stderr.isatty():
-            if what != self._last:
+            if not self._said:
                 print(f"evaluating: {what} ...", file=sys.stderr, flush=True)
-            self._last = what
+            self._said = True
             return
         if self._progress is None:
-            columns = (TextColumn("evaluating: {task.description}"), BarColumn(), TimeElapsedColumn())
+            columns = (SpinnerColumn(), TextColumn("evaluating: {task.description}"), TimeElapsedColumn())
             self._progress = Progress(*columns, console=Console(stderr=True), transient=True)
-            self._task = self._progress.add_task(what, total=1.0)
+            self._task = self._progress.add_task(what)
             self._progress.start()
-        self._progress.update(self._task, description=what, completed=fraction)
+        said = what if fraction is None else f"{what}, {fraction:.0%}"
+        if what != self._stage:
+            self._progress.reset(self._task)  # the time is that of the stage
+        self._stage = what
+        self._progress.update(self._task, description=said)
 
     def __enter__(self) -> Stages:
         return self

@@ -5,17 +5,21 @@ from __future__ import annotations
 import dataclasses
 import io
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 from pushforward.artefacts import read_json, write_json
 from pushforward.errors import UserError, nearest
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
     from rich.table import Table
 
 Better = Literal["lower", "higher", "near 0.5", "near 0", "near 1", "near the floor", ""]
+ARROWS = {"lower": "↓", "higher": "↑"}
+WIDE = 110  # characters of a terminal that has room for every column
 
 
 @dataclass
@@ -50,6 +54,20 @@ class Measure:
                     raise UserError(f"'{self.name}' came out as {figure}, which is no figure to report.")
 
     @property
+    def titled(self) -> str:
+        """The name, with the kind of a likelihood."""
+        return f"{self.name} ({self.kind})" if self.kind else self.name
+
+    @property
+    def arrow(self) -> str:
+        """Which way is good, in a few characters.
+
+        >>> Measure("KID", 0.0, better="lower").arrow, Measure("C2ST", 0.5, better="near 0.5").arrow
+        ('↓', '→0.5')
+        """
+        return ARROWS.get(self.better, self.better.replace("near the ", "→").replace("near ", "→"))
+
+    @property
     def real(self) -> bool | None:
         """Whether the figure's interval meets the floor's: no difference from real data was found at this n."""
         if self.low is None or self.high is None or self.floor is None:
@@ -59,12 +77,34 @@ class Measure:
         return self.low <= floor_high and floor_low <= self.high
 
 
+class Procedure(TypedDict, total=False):
+    """How the measures were taken, as `metrics.json` keeps it.
+
+    n: how many samples they rest on (0: there were none). features: name, hash and dimensions of the feature space, None
+    where none was needed. nearest: the samples that are closest to a training datum, which datum that is, and how far.
+    left_out: "MEASURES: why". notes: sentences about what else to know.
+    """
+
+    seed: int
+    data: str
+    n: int
+    reference: str
+    floor: str
+    conditions: str
+    features: dict[str, Any] | None
+    intervals: str
+    sampling_options: dict[str, Any]
+    nearest: dict[str, list[Any]]
+    left_out: list[str]
+    notes: list[str]
+
+
 @dataclass
 class Evaluation:
     """The measures of one model, and the protocol that they were taken by (sizes, seeds, features, what was left out)."""
 
     measures: list[Measure]
-    protocol: dict[str, Any] = field(default_factory=dict)
+    protocol: Procedure = field(default_factory=Procedure)
 
     def __getitem__(self, name: str) -> Measure:
         for measure in self.measures:
@@ -86,7 +126,7 @@ class Evaluation:
         >>> Evaluation.from_dict(evaluation.to_dict()) == evaluation
         True
         """
-        return cls([Measure(**measure) for measure in values["measures"]], dict(values["protocol"]))
+        return cls([Measure(**measure) for measure in values["measures"]], Procedure(**values["protocol"]))
 
     def save(self, path: str | Path) -> Path:
         """Writes json, whole or not at all. `path` is a file, or a directory (then `metrics.json` in it)."""
@@ -106,31 +146,53 @@ class Evaluation:
     def __str__(self) -> str:
         return as_text(self.table())
 
-    def table(self) -> Table:
-        """The figures as a table for the terminal: value, interval, floor, unit and which way is better."""
-        from rich.table import Table
+    def table(self, width: int = 120) -> Table:
+        """The figures as a table for a terminal of `width` characters: value, interval, floor, unit and which way is better.
 
-        said = ["= : no difference from real data was found", *self.protocol.get("left_out", [])]
-        table = Table(title="evaluation", caption="\n".join(said), caption_justify="left")
-        for heading in ("measure", "value", "95 %", "real data", "unit", "better"):
-            table.add_column(heading, justify="right" if heading in ("value", "95 %", "real data") else "left")
+        Where that is too narrow for all columns, unit and direction stand with the measure's name.
+        """
+        said = ["= : no difference from real data was found"]
+        said += [f"left out: {sentence}" for sentence in self.protocol.get("left_out", [])]
+        wide = width >= WIDE
+        table = figures_table("evaluation", "\n".join(said))
+        named = [
+            m.titled if wide else " ".join(filter(None, (m.arrow, m.titled, m.unit and f"({m.unit})"))) for m in self.measures
+        ]
+        table.add_column("measure", min_width=longest_word(named))
+        for heading in ("value", "95 %", "real data"):
+            table.add_column(heading, justify="right", no_wrap=True)
+        if wide:
+            for heading, words in (("unit", [m.unit for m in self.measures]), ("better", [m.better for m in self.measures])):
+                table.add_column(heading, min_width=longest_word(words))
         group = None
-        for measure in self.measures:
+        for name, measure in zip(named, self.measures, strict=True):
             if group is not None and measure.group != group:
                 table.add_section()
             group = measure.group
-            name = f"{measure.name} ({measure.kind})" if measure.kind else measure.name
             interval = "" if measure.low is None else f"{figure(measure.low)} … {figure(measure.high)}"
             floor = "" if measure.floor is None else figure(measure.floor) + (" =" if measure.real else "")
-            table.add_row(name, figure(measure.value), interval, floor, measure.unit, measure.better)
+            table.add_row(name, figure(measure.value), interval, floor, *((measure.unit, measure.better) if wide else ()))
         return table
 
 
-def as_text(table: Table) -> str:
-    """A table as plain text, 120 columns wide."""
+def figures_table(title: str | None, caption: str | None = None) -> Table:
+    """An empty table for figures: rules between the groups, none between the columns, which would cost width."""
+    from rich import box
+    from rich.table import Table
+
+    return Table(title=title, caption=caption, caption_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
+
+
+def longest_word(texts: Iterable[str]) -> int:
+    """How wide a column must be, so that no word is cut."""
+    return max((len(word) for text in texts for word in text.split()), default=0)
+
+
+def as_text(table: RenderableType, width: int = 120) -> str:
+    """A table as plain text, at most `width` characters wide."""
     from rich.console import Console
 
-    console = Console(file=io.StringIO(), width=120, color_system=None)
+    console = Console(file=io.StringIO(), width=width, color_system=None)
     with console.capture() as captured:
         console.print(table)
     return "\n".join(line.rstrip() for line in captured.get().splitlines())
