@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import re
 from pathlib import Path
 
 import numpy as np
@@ -17,11 +18,12 @@ from pushforward.data.batches import STREAM, ArraySplit, Data, WindowSplit, take
 from pushforward.data.spec import Column, Condition, DataSpec, Vocabulary
 from pushforward.errors import UserError
 from pushforward.evaluation.cost import cost_measures
-from pushforward.evaluation.evaluate import evaluate, sides
+from pushforward.evaluation.evaluate import evaluate
 from pushforward.evaluation.features import feature_space, matrix
 from pushforward.evaluation.likelihood import bits_per_dimension, membership
 from pushforward.evaluation.progress import Stages
-from pushforward.evaluation.records import Evaluation, Measure
+from pushforward.evaluation.records import Evaluation, Measure, as_text, figure
+from pushforward.evaluation.sides import sides
 from pushforward.models.contract import LogProb
 from pushforward.randomness import mix
 
@@ -303,12 +305,50 @@ def test_a_record_refuses_what_is_no_number_and_names_what_is_near():
     assert Measure("x", 1.0, 0.0, 2.0, 3.0, 1.5, 4.0).real and not Measure("x", 1.0, 0.0, 2.0, 3.0, 2.5, 4.0).real
 
 
+MANY = [
+    Measure("Frechet distance", 1234.5, 1200, 1300, 1.4, 1, 2, unit="squared features", better="lower", group="fidelity"),
+    Measure("KID", -0.002735, -0.04076, 0.03528, 0.002574, unit="MMD^2", better="lower", group="fidelity"),
+    Measure("told from real by values", 0.7744, 0.7339, 0.8102, 0.5474, unit="accuracy", better="near 0.5", group="two-sample"),
+    Measure("nearest training distance", 0.99, 0.9, 1.1, 1, unit="of held-out's median", better="near 1", group="memory"),
+    Measure("copied 20-grams", 0.001234, 0, 0.0021, 0, unit="share", better="near the floor", group="memory"),
+    Measure("log-likelihood of binarised pixels", -12345.6, -12400, -12300, -12000, unit="nats per datum", better="higher",
+            kind="estimate", group="likelihood"),
+    Measure("parameters", 1.1e9, unit="numbers", better="lower", group="cost"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("width", [80, 100, 120, 200])
+def test_every_figure_and_every_word_is_whole_at_any_width(width):
+    text = as_text(Evaluation(MANY, {"left_out": ["recall: too few data " * 9]}).table(width), width)
+    assert max(map(len, text.splitlines())) <= width and "…" not in text.replace(" … ", "")
+    for measure in MANY:
+        for word in (*measure.name.split(), measure.unit.split()[0], figure(measure.value), figure(measure.floor)):
+            assert re.search(rf"(^|[\s(]){re.escape(word)}($|[\s)])", text, re.M), word
+    assert ("near the floor" in text) == (width >= 110) and ("→floor" in text) == (width < 110)
+    assert "-0.04076 … 0.03528" in text
+
+
+@pytest.mark.parametrize("width", [80, 140])
+def test_models_that_find_no_room_beside_each_other_follow_below(width):
+    names = ["gaussian", "gaussian-2", "mixture-of-many", "flow-matching", "wgan-gp", "ddpm"]
+    more = [*MANY, Measure("recall", 0.25, better="higher", group="fidelity")]
+    evaluations = {name: Evaluation(more if name == "ddpm" else MANY) for name in names}
+    text = as_text(Comparison(Path("runs/all"), dict.fromkeys(names), evaluations).table(width), width)
+    lines = text.splitlines()
+    assert max(map(len, lines)) <= width and "…" not in text
+    heads = [line.split() for line in lines if "measure" in line]
+    assert [word for head in heads for word in head if word in names] == names  # each once, none lost
+    assert len(heads) > 1 if width == 80 else len(heads) <= 2
+    assert text.count("1,234") == 0 and text.count("-12,346") == 6 and text.count("1,100,000,000") == 6
+    places = {word: next(i for i, line in enumerate(lines) if word in line) for word in ("recall", "told", "KID")}
+    assert places["KID"] < places["recall"] < places["told"]  # within its group
+
+
 def test_an_evaluation_and_a_comparison_print_as_text():
     good = Evaluation([Measure("KID", 0.25, 0.1, 0.4, 0.2, better="lower")], {"left_out": ["recall: too few data"]})
     text = str(good)
     assert "KID" in text and "0.1 … 0.4" in text and "0.2 =" in text and "\x1b" not in text
     assert "= : no difference from real data was found" in text and "recall: too few data" in text
-    assert max(map(len, text.splitlines())) <= 120
     both = str(Comparison(Path("runs/both"), {"gmm": None}, {"gmm": good}))
     assert "KID" in both and "gmm" in both and "0.25" in both
 
@@ -325,18 +365,26 @@ def test_cost_counts_what_is_fitted_and_ranks_no_effort():
     assert cost_measures(normed, {}, 1, 1.0)[0].value == 9 + 6, "running statistics are not learned"
 
 
-def test_stages_are_lines_where_there_is_no_terminal(monkeypatch, capsys):
-    now = [0.0]
-    monkeypatch.setattr("pushforward.evaluation.progress.time.monotonic", lambda: now[0])
+def test_a_log_has_one_line_before_anything_slow(capsys):
     with Stages() as say:
-        say("sampling", 0.1)
-        now[0] = 2.5
-        say("likelihood", 0.9)
-        say("likelihood", 0.95)
+        say("sampling")
+        say("likelihood")
+        say("likelihood", 0.5)
     with Stages(shown=False) as say:
-        now[0] = 9.0
-        say("likelihood", 0.9)
-    assert capsys.readouterr().err == "evaluating: likelihood ...\n"
+        say("likelihood")
+    assert capsys.readouterr().err == "evaluating: sampling ...\n"
+
+
+def test_a_terminal_shows_the_stage_at_once(monkeypatch, capsys):
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "80")
+    with Stages() as say:
+        say("sampling")
+        first = capsys.readouterr().err
+        say("fitting", 0.43)
+    assert "evaluating: sampling" in first and "0:00:00" in first
+    assert "fitting, 43%" in capsys.readouterr().err
 
 
 def test_feature_networks_are_fitted_once_and_cached(tmp_path, monkeypatch):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from pushforward.errors import UserError
-from pushforward.evaluation.two_sample import label_measures, recognised, two_sample_accuracy
+from pushforward.evaluation.two_sample import class_measures, recognised, transfer_measures, two_sample_accuracy
 
 
 def gaussian(n, d, seed, shift=0.0):
@@ -43,8 +43,10 @@ def classes(n, seed, means=(0.0, 4.0, 8.0)):
 
 def measures(samples, asked):
     train, real = classes(600, 1), classes(150, 2)
-    builders = label_measures(samples, asked, *train, *real, ("a", "b", "c"), 0, "values")
-    return {m.name: m for build in builders for m in build()}
+    found = class_measures(samples, asked, *train, *real, ("a", "b", "c"), 0, "values")
+    if asked is not None:
+        found += transfer_measures(samples, asked, *train, *real, 0, "values")
+    return {m.name: m for m in found}
 
 
 def test_a_good_conditional_model_teaches_and_is_recognised():
@@ -80,6 +82,7 @@ def test_recognised_counts_by_class_asked_for():
 def test_one_class_is_a_sentence():
     samples = gaussian(20, 3, 0)
     one = np.zeros(20, dtype=int)
-    for build in label_measures(samples, one, samples, one, samples, one, (), 0, "values"):
-        with pytest.raises(UserError, match="two classes"):
-            build()
+    with pytest.raises(UserError, match="two classes"):
+        transfer_measures(samples, one, samples, one, samples, one, 0, "values")
+    with pytest.raises(UserError, match="two classes"):
+        class_measures(samples, one, samples, one, samples, one, (), 0, "values")

@@ -1,35 +1,31 @@
 """`evaluate`: one model, one data set, all the measures that apply, each beside its real-against-real floor.
 
-Held-out data are the reference. For the floor, as many training data take the samples' place: what a perfect model would
-get at this n. They are taken from a third of the training data that the feature network is not fitted on; a network knows
-the data that it was fitted on too well to compare them with new ones.
+`MEASURES` is the table of them. A measure that applies to such data but cannot be taken (no density, too few data) raises a
+UserError, whose sentence goes into the protocol; one that does not apply to such data is not mentioned.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from pushforward.artefacts import write_picture
-from pushforward.data.batches import STREAM, ArraySplit, Data, Split, WindowSplit, take
-from pushforward.data.spec import DataSpec
+from pushforward.data.batches import Data, WindowSplit, take
 from pushforward.errors import UserError
+from pushforward.evaluation import fidelity, transport
+from pushforward.evaluation.case import REFERENCE, Case
 from pushforward.evaluation.cost import cost_measures
-from pushforward.evaluation.features import LARGEST_FIT, feature_space, matrix
-from pushforward.evaluation.fidelity import fidelity_measures
+from pushforward.evaluation.features import matrix
 from pushforward.evaluation.likelihood import likelihood_measures, true_density_measures
-from pushforward.evaluation.memory import memory_measures, nearest, text_measures
+from pushforward.evaluation.memory import memory_measures, text_measures
 from pushforward.evaluation.progress import Stages
 from pushforward.evaluation.records import Evaluation, Measure
-from pushforward.evaluation.transport import transport_measures
 from pushforward.evaluation.two_sample import LARGEST_FIT as JUDGED
-from pushforward.evaluation.two_sample import label_measures, told_apart
+from pushforward.evaluation.two_sample import class_measures, told_apart, transfer_measures
 from pushforward.models.contract import Density, Samples
 from pushforward.pictures.draw import draw_pairs
 from pushforward.randomness import mix
@@ -37,51 +33,7 @@ from pushforward.randomness import mix
 if TYPE_CHECKING:
     from pushforward.training.runs import Run
 
-LARGEST = 2000
-REFERENCE = 50_000  # training data that samples are compared with, one by one
-FIGURES = 2**27  # and how many numbers these may be
-PICTURED = 16
-
-
-@dataclass
-class Rows:
-    """Some rows of a split, as a split."""
-
-    split: Split
-    indices: Tensor
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def fetch(self, indices: Tensor) -> tuple[Tensor, Tensor | None]:
-        return self.split.fetch(self.indices[indices])
-
-
-@dataclass
-class Sides:
-    """The parts of the data. fit: for what is fitted. floor: takes the samples' place. held: the reference; `own`: where
-    its rows are in the training split, if it had to be taken from there."""
-
-    fit: Split
-    floor: Split
-    held: Split
-    own: Tensor | None = None
-
-
-def sides(data: Data, notes: list[str]) -> Sides:
-    """Cuts the data for an evaluation, always in the same way."""
-    train, held, own = data.train, data.held_out, None
-    if len(train) >= STREAM:
-        return Sides(train, train, held if held is not None and len(held) else train)
-    if len(train) < 2:
-        raise UserError(f"'{data.spec.name}' has {len(train)} training data; an evaluation needs some to compare with.")
-    order = torch.randperm(len(train), generator=torch.Generator().manual_seed(mix(0xF100, len(train))))
-    if held is None or not len(held):
-        notes.append("no data were held out: one half of the training data, which the model has seen, is the reference")
-        own, order = order[: len(order) // 2], order[len(order) // 2 :]
-        held = Rows(train, own)
-    third = max(1, len(order) // 3)
-    return Sides(Rows(train, order[third:]), Rows(train, order[:third]), held, own)
+ORDER = ("fidelity", "transport", "two-sample", "labels", "memory", "likelihood", "cost")
 
 
 def evaluate(
@@ -104,201 +56,166 @@ def evaluate(
         seed: of the samples, of the choice of data and of every resampling.
         features: the space of fidelity and of the two-sample test: "auto", "pixels", "classifier", "encoder" or "inception".
         likelihood: also the log-likelihood, where the model has one.
-        progress: say what is being done, once it takes more than two seconds.
+        progress: say what is being done, on the error stream.
         sampling_options: the model's own (steps, guidance, temperature).
 
-    Returns an Evaluation; it is also saved as `metrics.json` in the run's directory. What cannot be measured on these data
-    (too few of them, no labels) is left out with a sentence in `protocol["left_out"]`. Raises UserError where the data are
-    of another shape than the run's.
+    Returns an Evaluation; it is also saved as `metrics.json` in the run's directory. What cannot be measured (too few data, a
+    model without a density) is left out with a sentence in `protocol["left_out"]`. Raises UserError where the data are of
+    another shape than the run's.
     """
-    data = data if data is not None else run.load_data()
-    spec: DataSpec = run.spec
-    if data.spec.kind != spec.kind or tuple(data.spec.shape) != tuple(spec.shape):
-        raise UserError(
-            f"the run knows {spec.kind} of shape {tuple(spec.shape)}, these data are {data.spec.kind} of shape "
-            f"{tuple(data.spec.shape)}; give data like those it was trained on."
-        )
-    notes: list[str] = []
-    measures: list[Measure] = []
-    left_out: list[str] = []
-
-    def attempt(what: str, build: Callable[[], list[Measure]]) -> None:
-        try:
-            measures.extend(build())
-        except UserError as error:
-            left_out.append(f"{what}: {error}")
-
-    cut = sides(data, notes)
-    size = min(len(cut.held), LARGEST) if n is None else n
-    if size < 1:
-        raise UserError(f"n = {n} samples were asked for; give at least 1.")
-    held_codes, held_condition = take(cut.held, size, mix(seed, 1))
-    protocol: dict[str, Any] = {
-        "seed": seed,
-        "data": data.spec.name,
-        "reference": f"{len(held_codes)} held-out data",
-        "floor": "training data in the samples' place",
-        "intervals": "95 %; shares by Wilson, means by bootstrap, the rest by half-sampling",
-        "sampling_options": {name: _plain(value) for name, value in sampling_options.items()},
-        "left_out": left_out,
-        "notes": notes,
-    }
     with Stages(progress) as say:
-        if isinstance(run.model, Samples):
-            # Asked for as the held-out data are labelled, so that both have the same mix of classes.
-            asked = held_condition if spec.condition is not None else None
-            if asked is not None and size > len(asked):
-                asked = asked[torch.arange(size) % len(asked)]
-            say("sampling", 0.1)
-            began = time.perf_counter()
-            codes = run.sample_codes(size, condition=asked, seed=seed, **sampling_options)
-            if codes.device.type == "cuda":
-                torch.cuda.synchronize()
-            seconds = time.perf_counter() - began
-            codes, asked, lost = _sound(spec, codes.cpu(), asked)
-            if lost:
-                notes.append(f"{lost} of {size} samples were not finite and are left out of every measure")
-            protocol["n"] = len(codes)
-            protocol["conditions"] = "none" if asked is None else "those of the held-out data"
-            if len(codes) == 0:
-                left_out.append("all measures of samples: not one sample is finite")
-            elif spec.kind == "tokens":
-                attempt("text", lambda: _text(spec, codes, held_codes, data.train, seed))
-            else:
-                _compare(spec, data, cut, (codes, asked), (held_codes, held_condition), features, seed, attempt, say, protocol)
-        else:
-            left_out.append("all measures of samples: this model does not sample")
-            size, seconds = 0, 0.0
-        if likelihood and isinstance(run.model, Density):
-            say("likelihood", 0.9)
-            seen = take(cut.fit, len(held_codes), mix(seed, 4))
-            held = (held_codes, held_condition)
-            if spec.condition is None:
-                held, seen = (held_codes, None), (seen[0], None)
-            attempt("likelihood", lambda: likelihood_measures(run, spec, held, seen, seed, data.log_density))
-    measures.extend(m for m in cost_measures(run.model, run.result or {}, size, seconds) if size or m.name != "sampling speed")
-    order = ("fidelity", "transport", "two-sample", "labels", "memory", "likelihood", "cost")
-    evaluation = Evaluation(sorted(measures, key=lambda m: order.index(m.group)), protocol)
+        case = Case(run, data if data is not None else run.load_data(), n, seed, features, say, **sampling_options)
+        if case.sampled and not _text(case):
+            _ = case.space  # a space that does not exist is an error, not a measure that is left out
+        measures = _taken(case, [entry for entry in MEASURES if likelihood or entry.take is not _likelihood])
+    evaluation = Evaluation(sorted(measures, key=lambda m: ORDER.index(m.group)), case.protocol)
     if run.directory is not None:
-        evaluation.save(run.directory / "metrics.json")
-        if "nearest" in protocol and spec.kind == "image":
-            pair = protocol["nearest"]
-            closest = data.train.fetch(torch.tensor(pair["training"]))[0]
-            picture = draw_pairs(spec, codes[pair["samples"]], closest, ("sample", "nearest"))
-            write_picture(picture, run.directory / "neighbours.png", {"seed": seed, "nearest": pair})
+        _keep(case, evaluation)
     return evaluation
 
 
-def _compare(
-    spec: DataSpec,
-    data: Data,
-    cut: Sides,
-    samples: tuple[Tensor, Tensor | None],
-    held: tuple[Tensor, Tensor | None],
-    features: str,
-    seed: int,
-    attempt: Callable[[str, Callable[[], list[Measure]]], None],
-    say: Stages,
-    protocol: dict[str, Any],
-) -> None:
-    """All the measures of samples that are not text."""
-    codes, asked = samples
-    n = len(codes)
-    fit = take(cut.fit, max(n, LARGEST_FIT), 0) if len(cut.fit) < STREAM else take(cut.fit, n, mix(seed, 2))
-    floor = take(cut.floor, n, mix(seed, 3))
-    if len(floor[0]) < n and len(cut.fit) < STREAM:  # the third is too small: the rest comes from the others
-        more = n - len(floor[0])
-        floor = _join(floor, (fit[0][:more], None if fit[1] is None else fit[1][:more]))
-    space = feature_space(data.spec, *fit, features, say)
-    say("comparing features", 0.3)
-    f_samples, f_train, f_real = (space.extract(c) for c in (codes, floor[0], held[0]))
-    protocol["features"] = {"name": space.name, "hash": space.hash, "dimensions": f_real.shape[1]}
-    protocol["floor"] = f"{len(floor[0])} training data in the samples' place"
-    for build in fidelity_measures(f_samples, f_train, f_real, seed, space.name):
-        attempt("fidelity", build)
-    say("comparing values", 0.5)
-    values = "pixels in [-1, 1]" if spec.kind == "image" else "standardised values"
-    x_samples, x_train, x_real = (matrix(spec, c) for c in (codes, floor[0], held[0]))
-    for build in transport_measures(x_samples, x_train, x_real, seed, values):
-        attempt("transport", build)
-    say("telling samples from data", 0.6)
-    attempt("told from real (C2ST)", lambda: told_apart(f_samples, f_train, f_real, seed, space.name))
-    if space.name != values:
-        name = "told from real by values"
-        attempt(name, lambda: told_apart(x_samples, x_train, x_real, seed, values, name))
-    if data.log_density is not None:
-        attempt("true density", lambda: true_density_measures(codes, held[0], data.log_density, seed))
-    classes = data.spec.condition is not None and data.spec.condition.kind == "class"
-    if classes and floor[1] is not None and fit[1] is not None and held[1] is not None:
-        say("recognising classes", 0.7)
-        labels = np.concatenate([floor[1].numpy(), fit[1][:JUDGED].numpy()])
-        rows = np.concatenate([x_train, matrix(spec, fit[0][:JUDGED])])
-        names = data.spec.condition.names if data.spec.condition else ()
-        found = None if asked is None else asked.numpy()
-        for build in label_measures(x_samples, found, rows, labels, x_real, held[1].numpy(), names, seed, values):
-            attempt("labels", build)
-    if len(data.train) < STREAM:
-        say("looking for copies", 0.8)
-        attempt("memory", lambda: _memory(spec, data.train, cut, x_samples, x_real, seed, values, protocol))
+def _taken(case: Case, entries: list[Entry]) -> list[Measure]:
+    """The measures of these entries; the protocol names those that are left out, together where the reason is the same."""
+    measures: list[Measure] = []
+    reasons: dict[str, list[str]] = {}
+    for entry in entries:
+        if entry.applies(case):
+            case.say(entry.stage)
+            try:
+                measures.extend(entry.take(case))
+            except UserError as error:
+                reasons.setdefault(str(error), []).append(entry.name)
+    case.protocol["left_out"] = [f"{', '.join(names)}: {reason}" for reason, names in reasons.items()]
+    return measures
 
 
-def _memory(
-    spec: DataSpec,
-    train: Split,
-    cut: Sides,
-    samples: np.ndarray,
-    real: np.ndarray,
-    seed: int,
-    values: str,
-    protocol: dict[str, Any],
-) -> list[Measure]:
-    """Nearest training data of samples and of held-out data, and which samples to look at."""
-    most = min(len(train), REFERENCE, max(1, FIGURES // spec.dimensions))
-    indices = torch.arange(len(train))
-    if most < len(train):
-        indices = torch.randperm(len(train), generator=torch.Generator().manual_seed(mix(seed, 5)))[:most]
-    reference = np.concatenate([matrix(spec, train.fetch(part)[0]).astype(np.float32) for part in indices.split(4096)])
-    own = None
-    if cut.own is not None:
-        # The reference is part of the training data: each row of it is compared with all the others.
-        place = torch.full((len(train),), -1)
-        place[indices] = torch.arange(len(indices))
-        chosen = take(ArraySplit(cut.own), len(real), mix(seed, 1))[0]  # as the held-out data were chosen
-        own = place[chosen].numpy()
-    distance, index = nearest(samples, reference)
-    usual, _ = nearest(real, reference, own)
-    closest = np.argsort(distance, kind="stable")[:PICTURED]
-    protocol["nearest"] = {
-        "samples": closest.tolist(),
-        "training": indices[index[closest]].tolist(),
-        "distance": [round(float(d), 6) for d in distance[closest]],
-    }
-    return memory_measures(distance, usual, seed, values, most)
+def _keep(case: Case, evaluation: Evaluation) -> None:
+    """Writes the record, and the picture of the samples that are nearest to training data."""
+    evaluation.save(case.run.directory / "metrics.json")
+    pair = case.protocol.get("nearest")
+    if pair is not None and case.spec.kind == "image":
+        closest = case.data.train.fetch(torch.tensor(pair["training"]))[0]
+        picture = draw_pairs(case.spec, case.samples[0][pair["samples"]], closest, ("sample", "nearest"))
+        write_picture(picture, case.run.directory / "neighbours.png", {"seed": case.seed, "nearest": pair})
 
 
-def _text(spec: DataSpec, codes: Tensor, held: Tensor, train: Split, seed: int) -> list[Measure]:
-    """Runs of 20 characters, or of 8 tokens of several characters."""
-    n = 20 if spec.vocabulary is None or spec.vocabulary.kind == "characters" else 8
-    n = min(n, codes.shape[1])
-    rows = train.tokens[None] if isinstance(train, WindowSplit) else take(train, REFERENCE, mix(seed, 5))[0]
-    return text_measures(codes.numpy(), held.cpu().numpy(), rows.cpu().numpy(), n, seed)
+def _text(case: Case) -> bool:
+    return case.spec.kind == "tokens"
 
 
-def _sound(spec: DataSpec, codes: Tensor, asked: Tensor | None) -> tuple[Tensor, Tensor | None, int]:
-    """Samples without those that hold an infinite number, or none where a number has to be; and how many these were."""
-    if not codes.is_floating_point():
-        return codes, asked, 0
-    bad = codes.isinf()
-    may_lack = torch.tensor([column.missing for column in spec.columns]) if spec.columns else torch.tensor([False])
-    bad |= codes.isnan() & ~may_lack
-    keep = ~bad.flatten(1).any(1)
-    return codes[keep], None if asked is None else asked[keep], int((~keep).sum())
+def _numbers(case: Case) -> bool:
+    return not _text(case)
 
 
-def _join(a: tuple[Tensor, Tensor | None], b: tuple[Tensor, Tensor | None]) -> tuple[Tensor, Tensor | None]:
-    condition = None if a[1] is None or b[1] is None else torch.cat([a[1], b[1]])
-    return torch.cat([a[0], b[0]]), condition
+def _flat(case: Case) -> bool:
+    return _numbers(case) and case.spec.dimensions <= 4
 
 
-def _plain(value: Any) -> Any:
-    return value if isinstance(value, (int, float, str, bool, type(None))) else str(value)
+def _known(case: Case) -> bool:
+    return _numbers(case) and case.data.log_density is not None
+
+
+def _classes(case: Case) -> bool:
+    return _numbers(case) and case.data.spec.classes is not None and case.held[1] is not None
+
+
+def _always(case: Case) -> bool:
+    return True
+
+
+def _runs(case: Case) -> list[Measure]:
+    """Runs of 20 characters, or of 8 tokens that say more than a character each."""
+    codes, vocabulary, train = case.samples[0], case.spec.vocabulary, case.data.train
+    n = min(20 if vocabulary is None or vocabulary.kind == "characters" else 8, codes.shape[1])
+    rows = train.tokens[None] if isinstance(train, WindowSplit) else take(train, REFERENCE, mix(case.seed, 5))[0]
+    return text_measures(codes.numpy(), case.held[0].cpu().numpy(), rows.cpu().numpy(), n, case.seed)
+
+
+def _told(case: Case) -> list[Measure]:
+    measures = told_apart(*case.features, case.seed, case.space.name)
+    if case.space.name != case.values_name:
+        measures += told_apart(*case.values, case.seed, case.values_name, "told from real by values")
+    return measures
+
+
+def _labelled(case: Case) -> tuple[np.ndarray, np.ndarray]:
+    """The training data that classifiers of the labels are fitted on, those in the samples' place first, and their labels."""
+    floor, fit = case.floor, case.fit
+    assert floor[1] is not None and fit[1] is not None
+    rows = np.concatenate([case.values.floor, matrix(case.spec, fit[0][:JUDGED])])
+    return rows, np.concatenate([floor[1].numpy(), fit[1][:JUDGED].numpy()])
+
+
+def _transfer(case: Case) -> list[Measure]:
+    asked = case.samples[1]
+    if asked is None:
+        raise UserError("this model is asked for no class")
+    assert case.held[1] is not None
+    real = (case.values.real, case.held[1].numpy())
+    return transfer_measures(case.values.samples, asked.numpy(), *_labelled(case), *real, case.seed, case.values_name)
+
+
+def _recognised(case: Case) -> list[Measure]:
+    samples, asked = case.values.samples, case.samples[1]
+    assert case.held[1] is not None and case.data.spec.condition is not None
+    real, names = (case.values.real, case.held[1].numpy()), case.data.spec.condition.names
+    found = None if asked is None else asked.numpy()
+    return class_measures(samples, found, *_labelled(case), *real, names, case.seed, case.values_name)
+
+
+def _memory(case: Case) -> list[Measure]:
+    found = case.neighbours
+    return memory_measures(found.distance, found.usual, case.seed, case.values_name, found.reference)
+
+
+def _likelihood(case: Case) -> list[Measure]:
+    if not isinstance(case.run.model, Density):
+        raise UserError("this model has no density")
+    held, seen = case.held, take(case.cut.fit, len(case.held[0]), mix(case.seed, 4))
+    if case.spec.condition is None:
+        held, seen = (held[0], None), (seen[0], None)
+    return likelihood_measures(case.run, case.spec, held, seen, case.seed, case.data.log_density)
+
+
+def _cost(case: Case) -> list[Measure]:
+    drawn = case.drawn if isinstance(case.run.model, Samples) else None
+    size, seconds = (drawn.asked, drawn.seconds) if drawn else (0, 0.0)
+    return cost_measures(case.run.model, case.run.result or {}, size, seconds)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A line of the table. name: of the measures, where they are left out. stage: what is said meanwhile. applies: whether
+    data and models like these have such measures at all. take: takes them, or raises a UserError that says why not."""
+
+    name: str
+    stage: str
+    applies: Callable[[Case], bool]
+    take: Callable[[Case], list[Measure]]
+
+
+MEASURES = (
+    Entry("distinct and copied n-grams", "reading the samples", _text, _runs),
+    Entry("Frechet distance", "comparing features", _numbers, lambda c: fidelity.frechet(*c.features, c.seed, c.space.name)),
+    Entry("KID", "comparing features", _numbers, lambda c: fidelity.kid(*c.features, c.seed, c.space.name)),
+    Entry(
+        "precision, recall, density, coverage",
+        "comparing features",
+        _numbers,
+        lambda c: fidelity.balls(*c.features, c.seed, c.space.name),
+    ),
+    Entry("sliced Wasserstein", "comparing values", _numbers, lambda c: transport.sliced(*c.values, c.seed, c.values_name)),
+    Entry("Wasserstein", "comparing values", _flat, lambda c: transport.exact(*c.values, c.seed, c.values_name)),
+    Entry("told from real", "telling samples from data", _numbers, _told),
+    Entry(
+        "samples where data are",
+        "comparing values",
+        _known,
+        lambda c: true_density_measures(c.samples[0], c.held[0], c.data.log_density, c.seed),
+    ),
+    Entry("train on synthetic", "learning classes from samples", _classes, _transfer),
+    Entry("classes recognised", "recognising classes", _classes, _recognised),
+    Entry("nearest training distance, suspected copies", "looking for copies", _numbers, _memory),
+    Entry("likelihood", "likelihood", _always, _likelihood),
+    Entry("cost", "cost", _always, _cost),
+)

@@ -16,6 +16,7 @@ import hashlib
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 
 import numpy as np
@@ -54,6 +55,11 @@ def matrix(spec: DataSpec, codes: Tensor) -> Float[np.ndarray, "n d"]:
     return units(spec).to_model(codes.cpu()).flatten(1).double().numpy()
 
 
+def values_name(spec: DataSpec) -> str:
+    """What the model's own units are called."""
+    return "pixels in [-1, 1]" if spec.kind == "image" else "standardised values"
+
+
 def feature_space(
     spec: DataSpec,
     codes: Tensor,
@@ -75,8 +81,7 @@ def feature_space(
     if space == "auto":
         space = "pixels" if spec.kind != "image" else "classifier" if labelled else "encoder"
     if space == "pixels":
-        name = "pixels in [-1, 1]" if spec.kind == "image" else "standardised values"
-        return FeatureSpace(name, "", lambda codes: matrix(spec, codes))
+        return FeatureSpace(values_name(spec), "", lambda codes: matrix(spec, codes))
     if space == "inception":
         return _inception(spec)
     if space == "classifier" and not labelled:
@@ -225,7 +230,7 @@ def _inception(spec: DataSpec) -> FeatureSpace:
         raise UserError(
             "Inception features need torch-fidelity: pip install 'pushforward[inception]', or use features='auto'."
         ) from None
-    except Exception as error:  # whatever a failed download raises
+    except (OSError, RuntimeError, HTTPException) as error:  # no network, a full disk, a file that is cut short
         raise UserError(f"the weights of Inception could not be had ({error}); use features='auto'.") from error
     network.eval()
 

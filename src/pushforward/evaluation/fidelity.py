@@ -14,8 +14,6 @@ radius is the distance to its k-th neighbour; and the share of real data inside 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 from jaxtyping import Float
 
@@ -157,36 +155,34 @@ def neighbourhood_intervals(
     }
 
 
-def fidelity_measures(
-    samples: np.ndarray, train: np.ndarray, real: np.ndarray, seed: int, space: str
-) -> list[Callable[[], list[Measure]]]:
-    """The measures of this file, each to be called, of `samples` against `real` with the floor of `train` against `real`."""
+def frechet(samples: np.ndarray, train: np.ndarray, real: np.ndarray, seed: int, space: str) -> list[Measure]:
+    """The Frechet distance of `samples` to `real`, beside that of `train`."""
+    # One resample costs O(d^3): fewer of them for the 2,048 features of Inception.
+    times = RESAMPLES if real.shape[1] <= 512 else 8
 
-    def frechet() -> list[Measure]:
-        # One resample costs O(d^3): fewer of them for the 2,048 features of Inception.
-        times = RESAMPLES if real.shape[1] <= 512 else 8
+    def interval(x: np.ndarray) -> tuple[float, float, float]:
+        value = frechet_distance(x, real)
+        sizes = (len(x), len(real))
+        return value, *half_interval(lambda i, j: frechet_distance(x[i], real[j]), sizes, value, seed, times, low=0.0)
 
-        def interval(x: np.ndarray) -> tuple[float, float, float]:
-            value = frechet_distance(x, real)
-            sizes = (len(x), len(real))
-            return value, *half_interval(lambda i, j: frechet_distance(x[i], real[j]), sizes, value, seed, times, low=0.0)
+    how = f"Gaussian moments of {space}; too large by about c/n, so compare at one n"
+    name = "FID" if space.startswith("inception") else "Frechet distance"
+    return [paired(name, interval(samples), interval(train), "lower", "squared features", len(samples), how, "fidelity")]
 
-        how = f"Gaussian moments of {space}; too large by about c/n, so compare at one n"
-        name = "FID" if space.startswith("inception") else "Frechet distance"
-        return [paired(name, interval(samples), interval(train), "lower", "squared features", len(samples), how, "fidelity")]
 
-    def kid() -> list[Measure]:
-        how = f"unbiased MMD^2, kernel (x.y/d + 1)^3, {space}; may be negative"
-        ours, floor = kernel_interval(samples, real, seed), kernel_interval(train, real, seed)
-        return [paired("KID", ours, floor, "lower", "MMD^2", len(samples), how, "fidelity")]
+def kid(samples: np.ndarray, train: np.ndarray, real: np.ndarray, seed: int, space: str) -> list[Measure]:
+    """The kernel distance of `samples` to `real`, beside that of `train`."""
+    how = f"unbiased MMD^2, kernel (x.y/d + 1)^3, {space}; may be negative"
+    ours, floor = kernel_interval(samples, real, seed), kernel_interval(train, real, seed)
+    return [paired("KID", ours, floor, "lower", "MMD^2", len(samples), how, "fidelity")]
 
-    def balls() -> list[Measure]:
-        ours, floor = neighbourhood_intervals(real, samples, seed), neighbourhood_intervals(real, train, seed)
-        how = f"balls to the {NEIGHBOURS}th neighbour, {space}"
-        unit = {"density": "balls / k"}
-        return [
-            paired(name, ours[name], floor[name], "higher", unit.get(name, "share"), len(samples), how, "fidelity")
-            for name in NEIGHBOURHOODS
-        ]
 
-    return [frechet, kid, balls]
+def balls(samples: np.ndarray, train: np.ndarray, real: np.ndarray, seed: int, space: str) -> list[Measure]:
+    """Precision, recall, density and coverage of `samples` against `real`, beside those of `train`."""
+    ours, floor = neighbourhood_intervals(real, samples, seed), neighbourhood_intervals(real, train, seed)
+    how = f"balls to the {NEIGHBOURS}th neighbour, {space}"
+    unit = {"density": "balls / k"}
+    return [
+        paired(name, ours[name], floor[name], "higher", unit.get(name, "share"), len(samples), how, "fidelity")
+        for name in NEIGHBOURHOODS
+    ]

@@ -3,7 +3,8 @@
 For each sample the distance to its nearest training datum is compared with what held-out real data get. A model that
 generalises is as far from its training data as held-out data are (a ratio near 1); one that copies is nearer. A sample that
 is nearer than all but 1 % of held-out data are is a suspected copy; of held-out data 1 % are so by construction (the test of
-Meehan et al. 2020, arXiv:2004.05675, in its simplest form). Texts are compared by their runs of n tokens.
+Meehan et al. 2020, arXiv:2004.05675, in its simplest form). Texts, and other rows of tokens, are
+compared by their runs of n tokens.
 """
 
 from __future__ import annotations
@@ -54,41 +55,30 @@ def nearest(
 def memory_measures(samples: np.ndarray, real: np.ndarray, seed: int, space: str, reference: int) -> list[Measure]:
     """From the distances to the nearest of `reference` training data, of samples (n,) and of held-out data (m,)."""
     how = f"distance to the nearest of {reference} training data, {space}"
-    measures = []
+    measures, n = [], len(samples)
     usual = float(np.median(real))
     if usual > 0:
         ratio = float(np.median(samples)) / usual
-        low, high = half_interval(
-            lambda i, j: float(np.median(samples[i]) / max(np.median(real[j]), 1e-3 * usual)),
-            (len(samples), len(real)),
-            ratio,
-            seed,
-            low=0.0,
-        )
+
+        def quotient(i: np.ndarray, j: np.ndarray) -> float:
+            return float(np.median(samples[i]) / max(np.median(real[j]), 1e-3 * usual))
+
+        reach = half_interval(quotient, (n, len(real)), ratio, seed, low=0.0)
         spread = half_interval(lambda i: float(np.median(real[i])) / usual, (len(real),), 1.0, seed, low=0.0)
+        nearer = f"median {how}; below 1: nearer to the training data than new data are"
+        unit = "of held-out's median"
         measures.append(
-            Measure(
-                "nearest training distance",
-                *(ratio, low, high, 1.0, *spread),
-                unit="of held-out's median",
-                better="near 1",
-                n=len(samples),
-                protocol=f"median {how}; below 1: nearer to the training data than new data are",
-                group="memory",
-            )
+            paired("nearest training distance", (ratio, *reach), (1.0, *spread), "near 1", unit, n, nearer, "memory")
         )
     threshold = np.quantile(real, SUSPECT, method="lower")
-    copies, usual_copies = float((samples <= threshold).mean()), float((real <= threshold).mean())
+
+    def copies(distances: np.ndarray) -> tuple[float, float, float]:
+        share = float((distances <= threshold).mean())
+        return share, *wilson(share, len(distances))
+
+    nearest_of_all = f"share nearer than the 1 % quantile of held-out data; {how}"
     measures.append(
-        Measure(
-            "suspected copies",
-            *(copies, *wilson(copies, len(samples)), usual_copies, *wilson(usual_copies, len(real))),
-            unit="share",
-            better="near the floor",
-            n=len(samples),
-            protocol=f"share nearer than the 1 % quantile of held-out data; {how}",
-            group="memory",
-        )
+        paired("suspected copies", copies(samples), copies(real), "near the floor", "share", n, nearest_of_all, "memory")
     )
     return measures
 
@@ -108,7 +98,7 @@ def text_measures(samples: np.ndarray, real: np.ndarray, train: np.ndarray, n: i
     """Runs of n tokens that stand in the training text, and different runs of 4 tokens: samples (n, L) beside held-out
     windows (n, L). `train`: rows of tokens, one row for one long text."""
     if min(samples.shape[1], real.shape[1]) < max(n, 4):
-        raise UserError(f"texts of {samples.shape[1]} tokens are too short for runs of {max(n, 4)}.")
+        raise UserError(f"{samples.shape[1]} tokens are too short for runs of {max(n, 4)}.")
     known = np.unique(runs_of(train, n))
 
     def copied(rows: np.ndarray) -> float:
@@ -126,8 +116,8 @@ def text_measures(samples: np.ndarray, real: np.ndarray, train: np.ndarray, n: i
         ours, floor = interval(statistic, samples), interval(statistic, real)
         return paired(name, ours, floor, "near the floor", "share", len(samples), how, group)
 
-    how = f"share of runs of {n} tokens that stand in the training text word for word; beside it held-out text"
-    distinct_how = "share of different ones among all runs of 4 tokens; beside it held-out text"
+    how = f"share of runs of {n} tokens that stand in the training data just so; beside it held-out data"
+    distinct_how = "share of different ones among all runs of 4 tokens; beside it held-out data"
     return [
         both("distinct 4-grams", distinct, distinct_how, "fidelity"),
         both(f"copied {n}-grams", copied, how, "memory"),

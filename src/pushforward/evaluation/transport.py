@@ -8,8 +8,6 @@ few hundred points.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 from jaxtyping import Float
 
@@ -61,38 +59,33 @@ def exact_wasserstein(x: Float[np.ndarray, "n d"], y: Float[np.ndarray, "m d"]) 
     return float(np.sqrt(ot.emd2([], [], ot.dist(x, y, metric="sqeuclidean"), numItermax=1_000_000)))
 
 
-def transport_measures(
-    samples: np.ndarray, train: np.ndarray, real: np.ndarray, seed: int, space: str
-) -> list[Callable[[], list[Measure]]]:
-    """The measures of this file, each to be called; exact W2 in up to four dimensions only (it needs n ~ exp(d))."""
+def sliced(samples: np.ndarray, train: np.ndarray, real: np.ndarray, seed: int, space: str) -> list[Measure]:
+    """The sliced Wasserstein distance of `samples` to `real`, beside that of `train`."""
+    theta = directions(real.shape[1], PROJECTIONS, seed)
+    flat = real @ theta
 
-    def sliced() -> list[Measure]:
-        theta = directions(real.shape[1], PROJECTIONS, seed)
-        flat = real @ theta
+    def interval(x: np.ndarray) -> tuple[float, float, float]:
+        projected = x @ theta
 
-        def interval(x: np.ndarray) -> tuple[float, float, float]:
-            projected = x @ theta
+        def distance(i: np.ndarray, j: np.ndarray) -> float:
+            return float(np.sqrt(line_distance(projected[i], flat[j]).mean()))
 
-            def distance(i: np.ndarray, j: np.ndarray) -> float:
-                return float(np.sqrt(line_distance(projected[i], flat[j]).mean()))
+        value = distance(np.arange(len(x)), np.arange(len(real)))
+        return value, *half_interval(distance, (len(x), len(real)), value, seed, low=0.0)
 
-            value = distance(np.arange(len(x)), np.arange(len(real)))
-            return value, *half_interval(distance, (len(x), len(real)), value, seed, low=0.0)
+    how = f"{theta.shape[1]} random directions, W2 exact on each, {space}"
+    return [paired("sliced Wasserstein", interval(samples), interval(train), "lower", space, len(samples), how, "transport")]
 
-        how = f"{theta.shape[1]} random directions, W2 exact on each, {space}"
-        return [
-            paired("sliced Wasserstein", interval(samples), interval(train), "lower", space, len(samples), how, "transport")
-        ]
 
-    def exact() -> list[Measure]:
-        def interval(x: np.ndarray) -> tuple[float, float, float]:
-            x, y = x[:EXACT], real[:EXACT]
-            value = exact_wasserstein(x, y)
-            sizes = (len(x), len(y))
-            return value, *half_interval(lambda i, j: exact_wasserstein(x[i], y[j]), sizes, value, seed, times=12, low=0.0)
+def exact(samples: np.ndarray, train: np.ndarray, real: np.ndarray, seed: int, space: str) -> list[Measure]:
+    """Exact W2 of a few hundred `samples` to `real`, beside that of `train`: in few dimensions only, as it needs n ~ exp(d)."""
 
-        n = min(EXACT, len(samples))
-        how = f"exact optimal transport of {n} points, {space}"
-        return [paired("Wasserstein", interval(samples), interval(train), "lower", space, n, how, "transport")]
+    def interval(x: np.ndarray) -> tuple[float, float, float]:
+        x, y = x[:EXACT], real[:EXACT]
+        value = exact_wasserstein(x, y)
+        sizes = (len(x), len(y))
+        return value, *half_interval(lambda i, j: exact_wasserstein(x[i], y[j]), sizes, value, seed, times=12, low=0.0)
 
-    return [sliced, exact] if real.shape[1] <= 4 else [sliced]
+    n = min(EXACT, len(samples))
+    how = f"exact optimal transport of {n} points, {space}"
+    return [paired("Wasserstein", interval(samples), interval(train), "lower", space, n, how, "transport")]

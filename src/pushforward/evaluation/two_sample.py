@@ -12,7 +12,6 @@ components.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -86,7 +85,28 @@ def told_apart(
     return [paired(name, ours, floor, "near 0.5", "accuracy", 2 * min(len(samples), len(real)), how, "two-sample")]
 
 
-def label_measures(
+def transfer_measures(
+    samples: np.ndarray,
+    asked: np.ndarray,
+    train: np.ndarray,
+    train_labels: np.ndarray,
+    real: np.ndarray,
+    real_labels: np.ndarray,
+    seed: int,
+    space: str,
+) -> list[Measure]:
+    """Train on synthetic, test on real: `asked` are the classes that the samples were asked for.
+
+    The first n = len(samples) of `train` take the samples' place for the floor.
+    """
+    n = len(samples)
+    ours = _share(fit_labels(samples, asked, seed).predict(real) == real_labels)
+    floor = _share(fit_labels(train[:n], train_labels[:n], seed).predict(real) == real_labels)
+    how = f"classifier fitted on {n} samples, scored on {len(real)} held-out data; beside it fitted on {n} real; {space}"
+    return [paired("train on synthetic", ours, floor, "higher", "accuracy", n, how, "labels")]
+
+
+def class_measures(
     samples: np.ndarray,
     asked: np.ndarray | None,
     train: np.ndarray,
@@ -96,58 +116,45 @@ def label_measures(
     names: tuple[str, ...],
     seed: int,
     space: str,
-) -> list[Callable[[], list[Measure]]]:
-    """Measures of labelled data, each to be called. `asked` are the classes that the samples were asked for, or None.
+) -> list[Measure]:
+    """Which classes a judge finds in the samples: those that were `asked` for, or (None) in the data's mix.
 
-    The first n = len(samples) of `train` take the samples' place for the floors; the judge of classes is fitted on (at most
-    5,000 of) the others, or on all where there are not as many again.
+    The first n = len(samples) of `train` take the samples' place for the floors; the judge is fitted on (at most 5,000 of)
+    the others, or on all where there are not as many again.
     """
     n = len(samples)
     apart = len(train) >= 2 * n
     judged = slice(n, n + LARGEST_FIT) if apart else slice(LARGEST_FIT)
+    judge = fit_labels(train[judged], train_labels[judged], seed)
+    found, found_real = judge.predict(samples), judge.predict(real)
+    fitted = f"classifier fitted on {len(train[judged])} real data, {space}"
+    if asked is None:
+        size = int(max(train_labels.max(), found.max(), found_real.max())) + 1
 
-    def transfer() -> list[Measure]:
-        assert asked is not None
-        ours = _share(fit_labels(samples, asked, seed).predict(real) == real_labels)
-        floor = _share(fit_labels(train[:n], train_labels[:n], seed).predict(real) == real_labels)
-        how = f"classifier fitted on {n} samples, scored on {len(real)} held-out data; beside it fitted on {n} real; {space}"
-        return [paired("train on synthetic", ours, floor, "higher", "accuracy", n, how, "labels")]
+        def mix_distance(a: np.ndarray, b: np.ndarray) -> float:
+            shares = (np.bincount(side, minlength=size) / len(side) for side in (a, b))
+            return float(np.abs(np.subtract(*shares)).sum() / 2)
 
-    def classes() -> list[Measure]:
-        judge = fit_labels(train[judged], train_labels[judged], seed)
-        found, found_real = judge.predict(samples), judge.predict(real)
-        fitted = f"classifier fitted on {len(train[judged])} real data, {space}"
-        if asked is None:
-            size = int(max(train_labels.max(), found.max(), found_real.max())) + 1
+        def interval(a: np.ndarray) -> tuple[float, float, float]:
+            value, sizes = mix_distance(a, found_real), (len(a), len(found_real))
+            return value, *half_interval(lambda i, j: mix_distance(a[i], found_real[j]), sizes, value, seed, low=0.0, high=1.0)
 
-            def mix_distance(a: np.ndarray, b: np.ndarray) -> float:
-                shares = (np.bincount(side, minlength=size) / len(side) for side in (a, b))
-                return float(np.abs(np.subtract(*shares)).sum() / 2)
-
-            def interval(a: np.ndarray) -> tuple[float, float, float]:
-                value, sizes = mix_distance(a, found_real), (len(a), len(found_real))
-                return value, *half_interval(
-                    lambda i, j: mix_distance(a[i], found_real[j]), sizes, value, seed, low=0.0, high=1.0
-                )
-
-            # A judge that was fitted on these data knows them too well: there their own labels are taken.
-            floor = interval(judge.predict(train[:n]) if apart else train_labels[:n])
-            how = f"total variation of the classes found, {fitted}"
-            return [paired("class mix distance", interval(found), floor, "lower", "share", n, how, "labels")]
-        overall = paired(
-            "asked class recognised",
-            _share(found == asked),
-            _share(found_real == real_labels),
-            "higher",
-            "share",
-            n,
-            f"{fitted}; beside it on held-out data",
-            "labels",
-        )
-        worst, which = recognised(found, asked)
-        worst_real, _ = recognised(found_real, real_labels)
-        name = names[which] if which < len(names) else str(which)
-        how = f"lowest over classes: '{name}'; {fitted}"
-        return [overall, paired("worst class recognised", worst, worst_real, "higher", "share", n, how, "labels")]
-
-    return [classes] if asked is None else [transfer, classes]
+        # A judge that was fitted on these data knows them too well: there their own labels are taken.
+        floor = interval(judge.predict(train[:n]) if apart else train_labels[:n])
+        how = f"total variation of the classes found, {fitted}"
+        return [paired("class mix distance", interval(found), floor, "lower", "share", n, how, "labels")]
+    overall = paired(
+        "asked class recognised",
+        _share(found == asked),
+        _share(found_real == real_labels),
+        "higher",
+        "share",
+        n,
+        f"{fitted}; beside it on held-out data",
+        "labels",
+    )
+    worst, which = recognised(found, asked)
+    worst_real, _ = recognised(found_real, real_labels)
+    name = names[which] if which < len(names) else str(which)
+    how = f"lowest over classes: '{name}'; {fitted}"
+    return [overall, paired("worst class recognised", worst, worst_real, "higher", "share", n, how, "labels")]
