@@ -37,7 +37,7 @@ class Method:
 
 
 VECTORS: tuple[Kind, ...] = ("point", "table", "series")
-CONTINUOUS: tuple[Kind, ...] = ("image", *VECTORS)
+CONTINUOUS: tuple[Kind, ...] = ("image", "field", *VECTORS)
 
 ZOO: dict[str, Method] = {
     "gaussian": Method(

@@ -25,6 +25,11 @@ SPECS = {
     "series": DataSpec("series", (30, 2)),
     "characters": DataSpec("tokens", (64,), vocabulary=Vocabulary("characters", 4, ("a", " ", "\n", "é"))),
     "ids": DataSpec("tokens", (64,)),
+    "codes": DataSpec("tokens", (64,), vocabulary=Vocabulary("codes", 4)),
+    "grid of codes": DataSpec("tokens", (48,), vocabulary=Vocabulary("codes", 4, grid=(6, 8))),
+    "field": DataSpec("field", (4, 8, 8), columns=NUMBERS[:4]),
+    "thin field": DataSpec("field", (2, 5, 8), columns=NUMBERS[:2]),
+    "line field": DataSpec("field", (3, 20), columns=NUMBERS[:3]),
 }
 
 
@@ -139,3 +144,15 @@ def test_moving_mean_keeps_constants_lines_and_short_curves():
     assert np.allclose(_moving_mean(line)[:195], line[:195])  # symmetric windows leave a line as it is
     assert np.allclose(_moving_mean(np.full(200, 3.0)), 3.0)
     assert np.array_equal(_moving_mean(line[:20]), line[:20])
+
+
+def test_a_field_is_scaled_to_the_range_of_the_data():
+    """Samples ten times too wide saturate beside the data, which use the whole range."""
+    spec = SPECS["field"]
+    real = codes(spec, 16, 0)
+    usual = check(draw_samples(spec, codes(spec, 16, 1), real=real))
+    wide = check(draw_samples(spec, 10 * codes(spec, 16, 1), real=real))
+    half = usual.shape[1] // 2
+    saturated = [np.isin(pixels[40:, 20:half], (0, 255)).mean() for pixels in (usual, wide)]
+    assert saturated[1] > saturated[0] + 0.4
+    assert np.array_equal(usual[40:, half + 20 :], wide[40:, half + 20 :])

@@ -1,7 +1,9 @@
-"""Arrays in memory, .npy and .npz files, and the digits of scikit-learn: images, points or series, by shape and values."""
+"""Arrays in memory, .npy and .npz files, and the digits of scikit-learn: what they are, by shape and values."""
 
 from __future__ import annotations
 
+import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from pushforward.data import assembly
+from pushforward.data import assembly, fields
 from pushforward.data.assembly import LABELS, PARTS, RawCondition
 from pushforward.data.batches import ArraySplit, Data
 from pushforward.data.options import Options
@@ -48,7 +50,7 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
         return {"x": loaded} if isinstance(loaded, np.ndarray) else {key: loaded[key] for key in loaded.files}
     except PermissionError:
         raise
-    except Exception as error:
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
         raise UserError(f"{path} cannot be read as numpy arrays ({error}).") from None
 
 
@@ -85,7 +87,7 @@ def load_arrays(arrays: dict[str, np.ndarray], options: Options, name: str, leve
     """`Data` from named arrays: which are the data and which the labels goes by name, what they are by shape and values."""
     notes: list[str] = []
     what = f"the array '{name}'"
-    options.forbid(what, "caption", "target_image", "attributes", "context", "categories", "numbers", "test_source", "n")
+    options.forbid(what, "caption", "target_image", "attributes", "categories", "numbers", "test_source", "n")
     keys = _data_keys(arrays, options, name)
     data = {part: arrays[key] for part, key in keys.items()}
     condition = _labels(arrays, keys, options, name, notes)
@@ -101,31 +103,51 @@ def load_arrays(arrays: dict[str, np.ndarray], options: Options, name: str, leve
         raise UserError(f"{what} holds {data['train'].dtype}, numbers were expected.")
     if options.series:
         return _series(data, options, name, notes)
+    kind = options.kind or _kind(data["train"], what)
+    if kind == "tokens":
+        fields.check_tokens(data["train"], what)
+        if data["train"].ndim == 1:
+            return fields.load_long_sequence(data["train"], options, name, notes)
+    options.forbid(what, "context")
     rows = {part: assembly.chosen_rows(len(array), options, PARTS.index(part)) for part, array in data.items()}
     data = {part: array[rows[part].numpy()] if len(rows[part]) < len(array) else array for part, array in data.items()}
-    ndim = data["train"].ndim
-    if ndim in (1, 2):
-        options.forbid(what, "size", "mode", "image")
-        data = {part: array.reshape(len(array), -1) for part, array in data.items()}
-        spec, splits = None, {part: ArraySplit(torch.as_tensor(np.asarray(a, np.float32))) for part, a in data.items()}
-    elif ndim in (3, 4):
+    spec: DataSpec | None = None
+    if kind == "image":
         options.forbid(what, "columns")
         spec, codes = _image_spec(_images(data, levels, what, notes), options, name, notes)
-        splits = {part: ArraySplit(values) for part, values in codes.items()}
+        splits: dict[str, Any] = {part: ArraySplit(values) for part, values in codes.items()}
     else:
-        raise UserError(f"{what} has shape {data['train'].shape}; points (N, D) or images (N, H, W[, C]) were expected.")
-    described = None
+        options.forbid(what, "size", "mode")
+        if kind == "tokens":
+            spec = fields.token_spec(data, name, notes)
+            size = spec.vocabulary.size if spec.vocabulary else 0
+            splits = {part: ArraySplit(fields.token_codes(array, size)) for part, array in data.items()}
+        elif kind == "field":
+            splits = fields.field_splits(data, what, notes, asked=options.kind is not None)
+        else:
+            data = {part: array.reshape(len(array), -1) for part, array in data.items()}
+            splits = {part: ArraySplit(torch.as_tensor(assembly.exact(array))) for part, array in data.items()}
     if condition is not None:
         condition.values = {part: np.asarray(values)[rows[part].numpy()] for part, values in condition.values.items()}
-        encoded = assembly.encode(condition, options, notes)
-        if encoded is not None:
-            tensors, described, _ = encoded
-            for part, split in splits.items():
-                split.condition = tensors[part]
+    described, _ = assembly.conditioned(splits, condition, options, notes)
     splits = assembly.divide(splits, options, notes)
-    if spec is None:
-        spec = _point_spec(splits["train"].codes.numpy(), np.concatenate(list(data.values())), name, notes)
+    if spec is None:  # statistics are those of the training set
+        train = splits["train"].codes.numpy()
+        if kind == "field":
+            spec = fields.field_spec(train, name, notes)
+        else:
+            spec = fields.point_spec(train, name, notes, np.concatenate(list(data.values())))
+            splits = assembly.settled(splits, spec.columns)
     return assembly.assemble(spec, splits, notes, described)
+
+
+def _kind(train: np.ndarray, what: str) -> str:
+    """What an array holds, by its shape and values."""
+    if train.ndim in (1, 2):
+        return "point"
+    if train.ndim not in (3, 4):
+        raise UserError(f"{what} has shape {train.shape}; points (N, D) or images (N, H, W[, C]) were expected.")
+    return "field" if fields.looks_like_a_field(train) else "image"
 
 
 def _data_keys(arrays: dict[str, np.ndarray], options: Options, name: str) -> dict[str, str]:
@@ -196,20 +218,11 @@ def _class_names(arrays: dict[str, np.ndarray], values: dict[str, np.ndarray]) -
     return ()
 
 
-def _point_spec(train: np.ndarray, everything: np.ndarray, name: str, notes: list[str]) -> DataSpec:
-    whole = everything.dtype.kind in "iub"
-    columns = tuple(
-        assembly.column_of_numbers(f"x{j}", train[:, j], everything[:, j].astype(np.float64), notes, whole)
-        for j in range(everything.shape[1])
-    )
-    return DataSpec("point", (len(columns),), columns=columns, name=name)
-
-
 def _series(data: dict[str, np.ndarray], options: Options, name: str, notes: list[str]) -> Data:
     """Windows of one long series (N, D), or series (N, L, D) that are windows already."""
     from pushforward.data.tables import load_series
 
-    options.forbid(f"the series '{name}'", "size", "mode", "label", "columns")
+    options.forbid(f"the series '{name}'", "size", "mode", "label", "columns", "context", "kind")
     train = data["train"]
     if train.ndim <= 2:
         if len(data) > 1:
@@ -223,10 +236,11 @@ def _series(data: dict[str, np.ndarray], options: Options, name: str, notes: lis
     splits: dict[str, Any] = {}
     for part, array in data.items():
         chosen = assembly.chosen_rows(len(array), options, PARTS.index(part))
-        splits[part] = ArraySplit(torch.as_tensor(array[chosen.numpy()], dtype=torch.float32))
+        splits[part] = ArraySplit(torch.as_tensor(assembly.exact(array[chosen.numpy()])))
     splits = assembly.divide(splits, options, notes)
     flat = splits["train"].codes.flatten(0, 1).numpy()
     columns = tuple(assembly.column_of_numbers(f"x{j}", flat[:, j], flat[:, j], notes) for j in range(train.shape[2]))
+    splits = assembly.settled(splits, columns)
     return assembly.assemble(DataSpec("series", train.shape[1:], columns=columns, name=name), splits, notes)
 
 
@@ -244,7 +258,7 @@ def _images(data: dict[str, np.ndarray], levels: int | None, what: str, notes: l
         elif low < -1 or high > 1:
             raise UserError(
                 f"{what} holds fractions from {low:.4g} to {high:.4g}; scale images to [0, 1], or give integers 0 to 255"
-                " (series=LENGTH reads the array as series)."
+                " (kind='field' reads the array as numbers without levels, series=LENGTH as series)."
             )
         else:
             scale, shift = (255.0, 0.0) if low >= 0 else (127.5, 1.0)
@@ -267,6 +281,8 @@ def _images(data: dict[str, np.ndarray], levels: int | None, what: str, notes: l
 def _channels_first(array: np.ndarray, what: str, notes: list[str]) -> np.ndarray:
     if array.size == 0:
         raise UserError(f"{what} is empty: its shape is {array.shape}.")
+    if array.ndim not in (3, 4):
+        raise UserError(f"{what} has shape {array.shape}; images are (N, H, W), (N, H, W, C) or (N, C, H, W).")
     if array.ndim == 3:
         return array[:, None]
     first, last = array.shape[1] in _MODES, array.shape[3] in _MODES

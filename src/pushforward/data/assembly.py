@@ -14,6 +14,7 @@ from torch import Tensor
 from pushforward.data.batches import ArraySplit, Data, Split, WindowSplit
 from pushforward.data.options import Options
 from pushforward.data.spec import Column, Condition, DataSpec, Vocabulary
+from pushforward.data.table_units import code_dtype
 from pushforward.data.units import encode_text
 from pushforward.errors import UserError, nearest
 from pushforward.randomness import mix
@@ -21,6 +22,7 @@ from pushforward.randomness import mix
 MISSING = "(missing)"
 LABELS = ("label", "labels", "y", "target", "targets", "class")
 CLASSES = 1000
+CONTEXT = 64  # tokens in a window of a long sequence, where nothing was said
 PARTS = ("train", "validation", "test")
 
 
@@ -63,6 +65,19 @@ def encode(
     values = {part: torch.as_tensor(np.asarray(v, dtype=np.float32)) for part, v in raw.values.items()}
     size = next(iter(values.values())).shape[1]
     return values, Condition(raw.kind, size, raw.names), None  # type: ignore[arg-type]
+
+
+def conditioned(
+    splits: dict[str, Any], raw: RawCondition | None, options: Options, notes: list[str]
+) -> tuple[Condition | None, Vocabulary | None]:
+    """Puts the encoded conditions into the splits, and says what they are (with the vocabulary of captions)."""
+    encoded = None if raw is None else encode(raw, options, notes)
+    if encoded is None:
+        return None, None
+    tensors, condition, vocabulary = encoded
+    for part, split in splits.items():
+        split.condition = tensors[part]
+    return condition, vocabulary
 
 
 def _classes(raw: RawCondition, notes: list[str]) -> tuple[dict[str, Tensor], Condition, None] | None:
@@ -198,6 +213,20 @@ def windows(rows: Tensor, length: int, options: Options, notes: list[str], unit:
     return out
 
 
+def exact(array: np.ndarray) -> np.ndarray:
+    """Numbers as float32 where that holds every digit, else as float64."""
+    return array.astype(np.float32 if array.dtype.itemsize <= 2 or array.dtype == np.float32 else np.float64)
+
+
+def settled(splits: Mapping[str, Any], columns: Sequence[Column]) -> dict[str, Any]:
+    """The splits with their codes in the type that these columns need."""
+    kept: dict[str, Any] = {}
+    for part, split in splits.items():
+        field = "tokens" if isinstance(split, WindowSplit) else "codes"
+        kept[part] = dataclasses.replace(split, **{field: getattr(split, field).to(code_dtype(columns))})
+    return kept
+
+
 def column_of_numbers(name: str, train: np.ndarray, everything: np.ndarray, notes: list[str], integer: bool = False) -> Column:
     """A number column: mean and scale of the training set; a constant one keeps scale 1."""
     present = train[~np.isnan(train)].astype(np.float64)
@@ -209,8 +238,9 @@ def column_of_numbers(name: str, train: np.ndarray, everything: np.ndarray, note
     if not scale > 1e-12 * max(1.0, abs(mean)):
         notes.append(f"column '{name}' is constant in the training set; it is left unscaled.")
         scale = 1.0
-    if integer and np.nanmax(np.abs(everything)) > 2**24:
-        notes.append(f"column '{name}' holds integers beyond 2^24, kept to 7 digits.")
+    # A model sees float32: with more digits than this around the mean, rounding would not give the integer back.
+    if integer and np.nanmax(np.abs(everything - mean)) > 2**22:
+        notes.append(f"column '{name}' holds integers more than 2^22 from their mean; they are taken as numbers with 7 digits.")
         integer = False
     return Column(name, "number", integer=integer, missing=missing, mean=mean, scale=scale)
 

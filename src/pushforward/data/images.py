@@ -271,6 +271,7 @@ def load_records(
     paired: dict[str, Records] | None = None,
 ) -> Data:
     """`Data` from encoded images of each part, their raw condition (aligned with the records) or paired images."""
+    options.forbid(f"the images '{name}'", "kind")
     failures = _Failures(options.strict)
     kept = {part: assembly.chosen_rows(records.n, options, PARTS.index(part)) for part, records in parts.items()}
     both = [parts] if paired is None else [parts, paired]

@@ -17,6 +17,7 @@ _CHANNELS = {
     "RGB": ("red", "green", "blue"),
     "RGBA": ("red", "green", "blue", "alpha"),
 }
+_TOKENS = {"characters": "characters", "bpe": "BPE tokens", "codes": "different codes"}
 
 
 @dataclass(frozen=True)
@@ -59,12 +60,12 @@ def in_words(spec: DataSpec) -> str:
         channels, height, width = spec.shape
         words = f"{spec.mode or f'{channels}-channel'} images, {height} high and {width} wide, {spec.levels} levels"
     elif spec.kind == "tokens":
-        kind = (
-            f"{spec.vocabulary.size} {'characters' if spec.vocabulary.kind == 'characters' else 'BPE tokens'}"
-            if spec.vocabulary
-            else "tokens"
-        )
-        words = f"windows of {spec.shape[0]} tokens, {kind}"
+        vocabulary = spec.vocabulary
+        kind = f"{vocabulary.size} {_TOKENS[vocabulary.kind]}" if vocabulary else "tokens"
+        grid = f"grids of {vocabulary.grid[0]} x {vocabulary.grid[1]}" if vocabulary and vocabulary.grid else ""
+        words = f"{grid or f'windows of {spec.shape[0]}'} tokens, {kind}"
+    elif spec.kind == "field":
+        words = f"fields of {spec.shape[0]} channels, {' x '.join(map(str, spec.shape[1:]))}"
     elif spec.kind == "series":
         words = f"series of {spec.shape[0]} steps of {len(columns)} numbers"
     elif spec.kind == "table":
@@ -100,6 +101,7 @@ def describe(data: Data) -> Description:
     elif spec.kind == "tokens":
         ranges = []
     else:
+        codes = codes.movedim(1, -1) if spec.kind == "field" else codes  # channels last, as columns are
         ranges = _column_ranges(spec, codes)
         problems += _column_problems(spec, codes)
     classes = _classes(spec, condition)

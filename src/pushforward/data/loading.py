@@ -34,6 +34,7 @@ _FILES = (".npz", ".npy", ".csv", ".tsv", ".parquet", ".txt")
 def load_data(
     source: str | Any = "digits",
     *,
+    kind: str | None = None,
     label: str | bool | None = None,
     attributes: str | None = None,
     caption: str | None = None,
@@ -63,6 +64,8 @@ def load_data(
         source: "digits" or a 2-D toy (ring8, moons, ...), a folder of images or of texts, a file (.npz, .npy, .csv,
             .tsv, .parquet, .txt), a folder that `datasets` saved, a name on the Hugging Face hub ("owner/name"), or in
             Python an array, a tensor, a pair (x, y), a dict of arrays, a DataFrame, a datasets.Dataset.
+        kind: what an array holds: image, point, field (numbers (C, H, W) or (C, L) without levels, such as codes) or tokens
+            (integers (L,) or (H, W)); by default what its shape and values look like.
         label: column or array that is the class of each datum ("folder": the sub-folders); by default the label that is
             there by convention (y_train, a column "label", sub-folders; for tables none); "none" ignores it.
         attributes: yes/no columns that are the condition, comma-separated, or "all".
@@ -76,7 +79,7 @@ def load_data(
         categories: columns to take as categories although they look like numbers, comma-separated.
         numbers: columns to take as numbers although they look like texts, comma-separated; what is no number is missing.
         series: length of the windows of consecutive rows that a table or array is cut into.
-        context: length in tokens of the windows that a text is cut into (64 by default).
+        context: length in tokens of the windows that a text (or one long array of tokens) is cut into (64 by default).
         tokenizer: what a text is cut into: characters, or bpe (trained on the text).
         vocabulary_size: number of tokens of the bpe tokenizer.
         test_source: file that holds the test part of a table or parquet file.

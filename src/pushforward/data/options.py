@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from pushforward.errors import UserError, nearest
 
+ARRAY_KINDS = ("image", "point", "field", "tokens")
 IMAGE_MODES = ("L", "LA", "RGB", "RGBA", "I;16")
 IMAGE_SUFFIXES = frozenset(
     [".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".avif"]
@@ -26,6 +27,7 @@ PART_NAMES = {  # what people call the parts of a data set
 class Options:
     """What was asked of `load_data`; its `Args` explain each."""
 
+    kind: str | None = None
     label: str | bool | None = None
     attributes: str | None = None
     caption: str | None = None
@@ -63,6 +65,8 @@ class Options:
                 raise UserError(f"{name}={value} was given; it must be at least {least}.")
         if self.mode is not None and self.mode not in IMAGE_MODES:
             raise UserError(f"mode={self.mode!r} is not a colour mode known here; valid: {', '.join(IMAGE_MODES)}.")
+        if self.kind is not None and self.kind not in ARRAY_KINDS:
+            raise UserError(f"kind={self.kind!r} is unknown; an array can be read as {', '.join(ARRAY_KINDS)}.")
         if self.tokenizer not in ("characters", "bpe"):
             raise UserError(f"tokenizer={self.tokenizer!r} is unknown; {nearest(self.tokenizer, ('characters', 'bpe'))}.")
         self.height_width  # noqa: B018  (its check)

@@ -6,7 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any, Literal
 
-Kind = Literal["image", "table", "point", "series", "tokens"]
+Kind = Literal["image", "table", "point", "series", "field", "tokens"]
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Condition:
 
 @dataclass(frozen=True)
 class Column:
-    """One column of a table: a number (mean and scale of the training set) or a category."""
+    """One column of a table, or channel of a field: a number (mean and scale of the training set) or a category."""
 
     name: str
     kind: Literal["number", "category"]
@@ -43,12 +43,17 @@ class Column:
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """The tokens of a text: characters (`tokens`, in order) or a trained BPE (`tokenizer`, the JSON of `tokenizers`)."""
+    """What token ids mean: characters (`tokens`, in order), a trained BPE (`tokenizer`, the JSON of `tokenizers`), or nothing
+    but themselves ("codes", the integers 0 to `size` - 1).
 
-    kind: Literal["characters", "bpe"]
+    grid: (H, W) where a datum is a grid of codes, read row by row.
+    """
+
+    kind: Literal["characters", "bpe", "codes"]
     size: int
     tokens: tuple[str, ...] = ()
     tokenizer: str = ""
+    grid: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -56,9 +61,11 @@ class DataSpec:
     """The contract between data and model.
 
     kind: what a datum is. shape: of one datum *as a model sees it*: image (C, H, W) in [-1, 1]; point (D,) and table
-    (D,) standardised, categories one-hot; series (L, D) standardised; tokens (L,) integer ids.
+    (D,) standardised, categories one-hot; series (L, D) standardised; field (C, H, W) or (C, L), numbers without levels
+    (an autoencoder's codes, say), each channel standardised; tokens (L,) integer ids.
     levels: how many values a channel of an image can take (256, 65536; 17 for scikit-learn's digits).
-    columns: of a table, point or series, in order. vocabulary: of tokens. condition: None where there is none.
+    columns: of a table, point or series, or the channels of a field, in order. vocabulary: of tokens (or of the captions that
+    data of another kind are given with). condition: None where there is none.
     mode: of an image, as Pillow names it ("L", "LA", "RGB", "RGBA", "I;16").
     """
 

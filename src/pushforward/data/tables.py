@@ -69,7 +69,7 @@ def _is_number(field: str) -> bool:
 def load_frames(frames: dict[str, pd.DataFrame], options: Options, name: str, notes: list[str]) -> Data:
     """`Data` from a table of each part."""
     what = f"the table '{name}'"
-    options.forbid(what, "caption", "image", "target_image", "size", "mode", "context", "n")
+    options.forbid(what, "caption", "image", "target_image", "size", "mode", "context", "n", "kind")
     frames = {part: frame.rename(columns=str).reset_index(drop=True) for part, frame in frames.items()}
     train = frames["train"]
     if train.shape[1] == 0 or len(train) == 0:
@@ -99,15 +99,10 @@ def load_frames(frames: dict[str, pd.DataFrame], options: Options, name: str, no
     names = [column for column in _columns(train, options, what) if column not in used]
     found, codes = encode_columns(frames, names, options, notes, what)
     splits: dict[str, Any] = {part: ArraySplit(values) for part, values in codes.items()}
-    described = None
-    if condition is not None:
-        encoded = assembly.encode(condition, options, notes)
-        if encoded is not None:
-            tensors, described, _ = encoded
-            for part, split in splits.items():
-                split.condition = tensors[part]
+    described, _ = assembly.conditioned(splits, condition, options, notes)
     splits = assembly.divide(splits, options, notes)
     columns = _with_statistics(found, splits["train"].codes.numpy(), codes, notes)
+    splits = assembly.settled(splits, columns)
     width = sum(1 + c.missing if c.kind == "number" else len(c.categories) for c in columns)
     return assembly.assemble(DataSpec("table", (width,), columns=columns, name=name), splits, notes, described)
 
@@ -120,7 +115,7 @@ def _columns(train: pd.DataFrame, options: Options, what: str) -> list[str]:
 def encode_columns(
     frames: dict[str, pd.DataFrame], names: list[str], options: Options, notes: list[str], what: str
 ) -> tuple[list[Column], dict[str, torch.Tensor]]:
-    """The columns (numbers still without mean and scale) and their codes (N, columns) in float32."""
+    """The columns (numbers still without mean and scale) and their codes (N, columns) in float64."""
     forced = {kind: options.listed(option) for option, kind in (("categories", "category"), ("numbers", "number"))}
     for column in (*forced["category"], *forced["number"]):
         assembly.find_name(column, names, "column", what)
@@ -153,7 +148,7 @@ def encode_columns(
     everything = np.stack(arrays, -1)
     codes, at = {}, 0
     for part, frame in frames.items():
-        codes[part] = torch.as_tensor(everything[at : at + len(frame)], dtype=torch.float32)
+        codes[part] = torch.as_tensor(everything[at : at + len(frame)])
         at += len(frame)
     categories = [c.name for c in columns if c.kind == "category"]
     gaps = [c.name for j, c in enumerate(columns) if c.missing or np.isnan(arrays[j]).any()]
@@ -267,11 +262,12 @@ def _series(frames: dict[str, pd.DataFrame], options: Options, name: str, notes:
 def load_series(rows: np.ndarray, names: list[str], options: Options, name: str, notes: list[str]) -> Data:
     """Windows of `options.series` consecutive rows (N, D), numbers standardised by column."""
     length = options.series or 2
-    splits: dict[str, Any] = dict(assembly.windows(torch.as_tensor(rows, dtype=torch.float32), length, options, notes, "rows"))
+    splits: dict[str, Any] = dict(assembly.windows(torch.as_tensor(rows), length, options, notes, "rows"))
     train = splits["train"].tokens.numpy()
     columns = tuple(
         assembly.column_of_numbers(column, train[:, j], rows[:, j], notes, assembly.is_integer(rows[:, j]))
         for j, column in enumerate(names)
     )
+    splits = assembly.settled(splits, columns)
     width = sum(1 + column.missing for column in columns)
     return assembly.assemble(DataSpec("series", (length, width), columns=columns, name=name), splits, notes)

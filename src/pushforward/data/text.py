@@ -15,8 +15,6 @@ from pushforward.data.spec import DataSpec, Vocabulary
 from pushforward.data.units import encode_text
 from pushforward.errors import UserError
 
-CONTEXT = 64
-
 
 def read_texts(paths: list[Path], notes: list[str]) -> str:
     """The files' text one after another, in UTF-8 or else Latin-1."""
@@ -34,7 +32,7 @@ def read_texts(paths: list[Path], notes: list[str]) -> str:
 def load_text(text: str, options: Options, name: str, notes: list[str]) -> Data:
     """`Data` of kind tokens from one long text: the last fractions of it are validation and test."""
     options.forbid(f"the text '{name}'", "label", "attributes", "caption", "image", "target_image", "size", "mode")
-    options.forbid(f"the text '{name}'", "columns", "categories", "numbers", "series", "test_source", "n")
+    options.forbid(f"the text '{name}'", "columns", "categories", "numbers", "series", "test_source", "n", "kind")
     text = text if options.limit is None else text[: options.limit]
     if not text.strip():
         raise UserError(f"'{name}' holds no text.")
@@ -48,6 +46,6 @@ def load_text(text: str, options: Options, name: str, notes: list[str]) -> Data:
         vocabulary = Vocabulary("characters", len(characters), tuple(chr(c) for c in characters))
         ids = torch.as_tensor(codes, dtype=torch.int32)
         unit = "characters"
-    length = options.context or CONTEXT
+    length = options.context or assembly.CONTEXT
     splits: dict[str, Any] = dict(assembly.windows(ids, length, options, notes, unit))
     return assembly.assemble(DataSpec("tokens", (length,), vocabulary=vocabulary, name=name), splits, notes)

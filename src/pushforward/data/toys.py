@@ -259,7 +259,7 @@ def _columns(name: str) -> tuple[Column, ...]:
 def load_toy(name: str, options: Options) -> Data:
     """A toy as an endless stream with held-out draws beside it, or as `n` points that are split like any set."""
     options.forbid(f"the points of '{name}'", "label", "attributes", "caption", "image", "target_image", "size", "mode")
-    options.forbid(f"the points of '{name}'", "columns", "categories", "numbers", "series", "context", "test_source")
+    options.forbid(f"the points of '{name}'", "columns", "categories", "numbers", "series", "context", "test_source", "kind")
     notes: list[str] = []
     splits: dict[str, Any] = {"train": ToyStream(name, mix(options.seed, 1))}
     n = options.n if options.limit is None else min(options.limit, options.n or options.limit)

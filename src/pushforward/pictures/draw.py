@@ -13,6 +13,8 @@ from PIL import Image
 from pushforward.data.spec import Column, DataSpec
 from pushforward.pictures import grids, plots
 
+TILES = 64  # fields in one picture
+
 
 def draw_samples(
     spec: DataSpec, codes: Any, *, condition: Any = None, real: Any = None, title: str | None = None
@@ -24,6 +26,11 @@ def draw_samples(
     """
     codes = _array(codes)
     truth = None if real is None else _array(real)
+    if spec.kind == "field":  # large sets of other kinds share one plot; of tiles a page is enough
+        codes, truth = codes[:TILES], None if truth is None else truth[:TILES]
+        condition = None if condition is None else condition[:TILES]
+    seen, (codes, *rest) = _pictured(spec, [codes] if truth is None else [codes, truth])
+    spec, truth = seen, rest[0] if rest else None
     if spec.kind == "image":
         picture = _image_samples(spec, codes, None if condition is None else _array(condition), truth)
     elif spec.kind == "tokens":
@@ -61,7 +68,7 @@ def _image_samples(spec: DataSpec, codes: np.ndarray, condition: np.ndarray | No
 
 def draw_trajectory(spec: DataSpec, codes: Any, times: Sequence[float]) -> Image.Image:
     """Noise turning into data. codes: (K, n, ...), from noise to data; times: K values of t, 1 = noise, 0 = data."""
-    codes = _array(codes)
+    spec, (codes, _) = _pictured(spec, [_array(codes), _array(codes[-1])])
     labels = [f"t = {float(t):.2f}" for t in times]
     if spec.kind == "image":
         rows = [list(codes[:, i]) for i in range(min(codes.shape[1], 8))]
@@ -99,7 +106,7 @@ def draw_pairs(spec: DataSpec, left: Any, right: Any, labels: Sequence[str]) -> 
     left: codes (n, ...). right: codes (n, ...), or (n, k, ...) for k partners each (drawn for images; the first one
     otherwise). labels: of left and right.
     """
-    left, right = _array(left), _array(right)
+    spec, (left, right) = _pictured(spec, [_array(left), _array(right)])
     several = right if right.ndim > left.ndim else right[:, None]
     if spec.kind == "image":
         scale = grids.tile_scale(spec)
@@ -119,6 +126,31 @@ def draw_pairs(spec: DataSpec, left: Any, right: Any, labels: Sequence[str]) -> 
     if _planar(spec, left):
         return plots.linked_points(left, right, labels, _names(spec, 2))
     return plots.column_against_column(left, right, labels, _columns(spec, left.shape[-1]))
+
+
+def _pictured(spec: DataSpec, sets: list[np.ndarray]) -> tuple[DataSpec, list[np.ndarray]]:
+    """Fields (..., C, H, W) as images of their first three channels (of the mean of fewer), fields (..., C, L) as series, and
+    grids of codes as grey images: a spec to draw by, and the sets in it. The range of a field is that of the last set."""
+    grid = spec.vocabulary.grid if spec.vocabulary else ()
+    if spec.kind == "tokens" and spec.vocabulary and len(grid) == 2:
+        as_image = DataSpec("image", (1, *grid), levels=max(2, spec.vocabulary.size), condition=spec.condition, name=spec.name)
+        return as_image, [values.reshape(*values.shape[:-1], 1, *grid) for values in sets]
+    if spec.kind != "field":
+        return spec, sets
+    if len(spec.shape) == 2:
+        as_series = DataSpec("series", spec.shape[::-1], columns=spec.columns, name=spec.name)
+        return as_series, [values.swapaxes(-1, -2) for values in sets]
+    if spec.shape[0] >= 3:
+        shown = [values[..., :3, :, :] for values in sets]
+    else:
+        shown = [values.mean(-3, keepdims=True) for values in sets]
+    channels = np.moveaxis(shown[-1], -3, 0).reshape(shown[-1].shape[-3], -1)
+    # A few extremes would leave all the rest one grey.
+    low, high = (np.nanquantile(np.where(np.isfinite(channels), channels, np.nan), q, axis=1) for q in (0.005, 0.995))
+    low, span = low[:, None, None], np.maximum(high - low, 1e-12)[:, None, None]
+    levels = [np.rint(np.clip(np.nan_to_num((values - low) / span), 0, 1) * 255).astype(np.uint8) for values in shown]
+    shape = (len(channels), *spec.shape[1:])
+    return DataSpec("image", shape, levels=256, condition=spec.condition, name=spec.name), levels
 
 
 def _array(values: Any) -> np.ndarray:
