@@ -16,7 +16,7 @@ from pushforward._version import VERSION as __version__
 _HOMES = {
     "load_data": "data.loading",
     "create": "zoo",
-    "train": "training.runs",
+    "train": "training.train",
     "load": "training.runs",
     "Run": "training.runs",
     "evaluate": "evaluation.evaluate",
@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     from pushforward.errors import UserError
     from pushforward.evaluation.evaluate import evaluate
     from pushforward.models.checking import check_model
-    from pushforward.training.runs import Run, load, train
+    from pushforward.training.runs import Run, load
+    from pushforward.training.train import train
     from pushforward.zoo import create
 
 __all__ = ["Run", "UserError", "__version__", "check_model", "compare", "create", "evaluate", "load", "load_data", "train"]

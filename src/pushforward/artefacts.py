@@ -58,7 +58,7 @@ def write_bytes(path: str | Path, data: bytes) -> Path:
         finally:
             temporary.unlink(missing_ok=True)
     except OSError as error:
-        raise UserError(f"could not write '{path}': {_reason(error)}.") from error
+        raise UserError(f"could not write '{path}': {reason(error)}.") from error
     return path
 
 
@@ -270,7 +270,7 @@ def _text(path: str | Path) -> str:
     try:
         return Path(path).read_bytes().decode()
     except OSError as error:
-        raise UserError(f"could not read '{path}': {_reason(error)}.") from error
+        raise UserError(f"could not read '{path}': {reason(error)}.") from error
     except UnicodeDecodeError as error:
         raise UserError(f"'{path}' is not UTF-8 text; it may be broken or another kind of file.") from error
 
@@ -287,11 +287,12 @@ def _readable(path: str | Path) -> Iterator[None]:
         yield
     except (OSError, ValueError, EOFError, SyntaxError, KeyError, zipfile.BadZipFile) as error:
         if isinstance(error, OSError) and error.errno is not None:
-            raise UserError(f"could not read '{path}': {_reason(error)}.") from error
+            raise UserError(f"could not read '{path}': {reason(error)}.") from error
         raise UserError(f"'{path}' is not a readable {Path(path).suffix[1:]} file; it may be cut off.") from error
 
 
-def _reason(error: OSError) -> str:
+def reason(error: OSError) -> str:
+    """What went wrong with a file, and what to do, as the end of a sentence."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return "the disk is full; free some space or write to another disk"
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):

@@ -153,13 +153,17 @@ def test_one_sentence(line, words, place, monkeypatch, capsys):
 
 
 def test_a_refused_resume_changes_nothing(place):
-    """From Python, with a model of other sizes: the weights do not fit, and the run is as it was."""
+    """From Python, with a model of other settings, said or not: the run is as it was."""
     import pushforward as pf
 
     before = {path: path.read_bytes() for path in (place / "good").rglob("*") if path.is_file()}
     data = pf.load_data("digits")
+    model = pf.create("gaussian", data.spec, components=3)
+    with pytest.raises(pf.UserError, match=r"components = 3 was given, but the run in .*good has None"):
+        pf.train(model, data, out=str(place / "good"), resume=True)
+    model.settings = {}  # as of one that does not say
     with pytest.raises(pf.UserError, match="belong to another model"):
-        pf.train(pf.create("gaussian", data.spec, components=3), data, out=str(place / "good"), resume=True)
+        pf.train(model, data, out=str(place / "good"), resume=True)
     assert {path: path.read_bytes() for path in before} == before
 
 

@@ -10,7 +10,7 @@ import yaml
 from PIL import Image
 
 from pushforward import zoo
-from pushforward.artefacts import read_recipe
+from pushforward.artefacts import read_recipe, write_picture
 from pushforward.cli import VERBS, main
 from pushforward.training.checkpoints import read_tensors
 from pushforward.training.runs import load
@@ -86,7 +86,48 @@ def test_samples_of_a_run_that_has_changed_are_refused(small, place, capsys):
     other = place / "other"
     assert main(["train", "gaussian", "--out", str(other), "--evaluate", "false"]) == 0
     assert main(["sample", str(other), "--again", "old.png"]) == 2
-    assert "was sampled with weights" in capsys.readouterr().err
+    assert "was made with weights" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["trajectory", "training"])
+def test_pictures_of_a_run_are_drawn_again(small, place, name, capsys):
+    """From the recipe that each carries, to the pixel; what cannot be is refused with the reason."""
+    path = small / f"{name}.png"
+    assert main(["sample", "--again", str(path), "--out", f"{name}-again.png"]) == 0
+    assert np.array_equal(np.asarray(Image.open(path)), np.asarray(Image.open(place / f"{name}-again.png")))
+    assert read_recipe(place / f"{name}-again.png") == read_recipe(path)
+    recipe = read_recipe(path)
+    for change, words in (
+        ({"weights": "0" * 12}, "was made with weights 000000000000"),
+        ({"picture": "dreams"}, "draws no picture 'dreams'"),
+        ({"picture": "reconstructions"}, "cannot be drawn again"),
+        ({"picture": "progress", "step": 7}, "drawn at step 7 of the training, and the weights of then are not kept"),
+    ):
+        write_picture(Image.new("L", (4, 4)), "odd.png", recipe | change)
+        assert main(["sample", "--again", "odd.png"]) == 2
+        assert words in capsys.readouterr().err
+    write_picture(Image.new("L", (4, 4)), "odd.png", {"seed": 0, "nearest": "pixels"})
+    assert main(["sample", "--again", "odd.png"]) == 2
+    assert "`pushforward evaluate RUN` makes such pictures" in capsys.readouterr().err
+
+
+def test_reconstructions_are_drawn_again(place, capsys):
+    words = ["train", "vae", "--steps", "3", "--model.width", "16", "--evaluate", "false", "--out", "coder", *QUICK]
+    assert main(words) == 0
+    assert main(["sample", "--again", "coder/reconstructions.png", "--out", "pairs.png"]) == 0
+    first, second = (np.asarray(Image.open(place / name)) for name in ("coder/reconstructions.png", "pairs.png"))
+    assert np.array_equal(first, second)
+
+
+def test_a_run_that_has_finished_is_not_trained_again(small, capsys):
+    """Nor measured: --resume says so, and ends well."""
+    before = {path: path.stat().st_mtime_ns for path in small.rglob("*") if path.is_file()}
+    for more in ([], ["--steps", "30"], ["--steps", "7"]):
+        assert main(["train", "--resume", "--out", str(small), *more]) == 0
+        assert "already finished: 30 steps" in capsys.readouterr().out
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert main(["train", "--resume", "--out", str(small), "--steps", "31", "--batch-size", "64"]) == 2
+    assert "was trained with 32 data an update, now it would be 64" in capsys.readouterr().err
 
 
 def test_config_and_overrides_are_the_same_run(place, small):

@@ -8,7 +8,7 @@ from small import points
 from pushforward.data.batches import Batches
 from pushforward.models.contract import Loss, Player
 from pushforward.training.batch_size import largest_worthwhile
-from pushforward.training.runs import train
+from pushforward.training.train import train
 
 CPU = torch.device("cpu")
 

@@ -20,8 +20,9 @@ from pushforward.training.averaging import Average
 from pushforward.training.checkpoints import STATE, read_tensors
 from pushforward.training.loop import Loop
 from pushforward.training.optimizers import KINDS, make_optimizer, rate_at
-from pushforward.training.runs import load, train
+from pushforward.training.runs import load
 from pushforward.training.settings import TrainingSettings
+from pushforward.training.train import train
 
 HERE = Path(__file__).parent
 QUICK = {"tensorboard": False, "precision": "fp32", "picture_every": 0, "batch_size": 32}
@@ -142,7 +143,7 @@ def test_a_killed_run_ends_bit_identical(tmp_path):
     """SIGKILL in the middle of another process; the resumed run ends as the uninterrupted one."""
     script = (
         f"import sys; sys.path.insert(0, {str(HERE)!r})\n"
-        "import torch, time; from small import *; from pushforward.training.runs import train\n"
+        "import torch, time; from small import *; from pushforward.training.train import train\n"
         "data = points(); torch.manual_seed(0); model = Denoiser(data.spec)\n"
         "original = model.loss\n"
         "def slow(batch, rng):\n    time.sleep(0.02); return original(batch, rng)\n"
@@ -295,7 +296,7 @@ def test_two_processes_are_one_with_twice_the_batch(tmp_path, kind):
     script = tmp_path / "job.py"
     script.write_text(
         f"import sys; sys.path.insert(0, {str(HERE)!r})\n"
-        "import torch, small; from pushforward.training.runs import train\n"
+        "import torch, small; from pushforward.training.train import train\n"
         "data = small.points(); torch.manual_seed(0)\n"
         f"model = small.{kind}(data.spec" + (", dropout=0.0" if kind == "Denoiser" else "") + ")\n"
         "train(model, data, steps=12, out=sys.argv[1], batch_size=int(sys.argv[2]), precision='fp32', tensorboard=False,"

@@ -27,7 +27,7 @@ def usage() -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command. 0: done; 1: a model failed its check; 2: something asked for cannot be done, and one sentence says why;
-    130: interrupted."""
+    128 + a signal's number: ended by it, Ctrl-C (130) or SIGTERM (143), everything saved."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"]
@@ -43,8 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         if verb not in VERBS:
             raise UserError(f"there is no verb '{verb}'; {nearest(verb, VERBS)}")
-        importlib.import_module(f"pushforward.cli.{verb}").run(rest)
-        return 0
+        return importlib.import_module(f"pushforward.cli.{verb}").run(rest) or 0
     except UserError as error:
         if debug:
             raise

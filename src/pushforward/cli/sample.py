@@ -58,7 +58,9 @@ def run(argv: Sequence[str]) -> None:
 
 def default_path(loaded: Any, seed: int) -> Path:
     """Where samples go when nothing is said."""
-    ending = {"image": "png", "tokens": "txt", "table": "csv", "point": "csv", "series": "npz"}[loaded.spec.kind]
+    ending = {"image": "png", "tokens": "txt", "table": "csv", "point": "csv", "series": "npz", "field": "npz"}[
+        loaded.spec.kind
+    ]
     return loaded.directory / f"samples-seed{seed}.{ending}"
 
 
@@ -68,6 +70,7 @@ ENDINGS = {
     "table": (".csv", ".parquet", ".png", ".npz", ".npy"),
     "point": (".csv", ".parquet", ".png", ".npz", ".npy"),
     "series": (".npz", ".npy", ".png"),
+    "field": (".npz", ".npy"),
 }
 
 
@@ -133,8 +136,9 @@ def write_samples(
 
 
 def again(path: Path, directory: str | None, out: str | None, device: str) -> None:
-    """Makes a file of samples anew from the recipe that it carries, beside it unless `out` says where."""
-    from pushforward.artefacts import read_recipe
+    """Makes a file of samples, or a run's picture, anew from the recipe that it carries, beside it unless `out` says where."""
+    from pushforward.artefacts import read_recipe, write_picture
+    from pushforward.training.gallery import draw_again
     from pushforward.training.runs import load
 
     if path.is_dir():
@@ -142,18 +146,23 @@ def again(path: Path, directory: str | None, out: str | None, device: str) -> No
         what = f"give one of its pictures: --again {inside[0]}" if inside else "it holds no pictures (.png)"
         raise UserError(f"{path} is a folder, and every picture carries its own recipe; {what}.")
     recipe = read_recipe(path)
-    needed = [key for key in ("run", "weights", "n", "seed") if key not in recipe]
+    drawn = "picture" in recipe
+    needed = [key for key in (("run", "seed") if drawn else ("run", "weights", "n", "seed")) if key not in recipe]
     if needed:
-        raise UserError(f"{path} carries a recipe, but not one of samples (it lacks {', '.join(needed)}).")
+        makers = [verb for key, verb in (("nearest", "evaluate RUN"), ("data", "data NAME")) if key in recipe]
+        how = f"; `pushforward {makers[0]}` makes such pictures" if makers else ""
+        raise UserError(f"{path} carries a recipe, but not one of samples (it lacks {', '.join(needed)}){how}.")
     loaded = load(directory or recipe["run"], device=device)
-    if loaded.weights != recipe["weights"]:
+    if "weights" in recipe and loaded.weights != recipe["weights"]:
         raise UserError(
-            f"{path} was sampled with weights {recipe['weights']}, but {loaded.directory} now holds {loaded.weights}; "
+            f"{path} was made with weights {recipe['weights']}, but {loaded.directory} now holds {loaded.weights}; "
             f"name the run that made it: pushforward sample RUN --again {path}"
         )
     target = Path(out) if out else path.with_stem(path.stem + "-again")
     options = recipe.get("options") or {}
-    if "index" in recipe:
+    if drawn:
+        print(write_picture(draw_again(loaded, recipe), target, recipe))
+    elif "index" in recipe:
         print(write_one(loaded, target, recipe, options))
     else:
         print(write_samples(loaded, out or target, recipe["n"], recipe["seed"], recipe.get("condition"), options))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +13,8 @@ from pushforward import zoo
 from pushforward.cli.parsing import Parser, peel, plain
 from pushforward.data.loading import load_data
 from pushforward.errors import UserError
+from pushforward.training.lock import refuse_if_running
+from pushforward.training.records import kept_settings, latest, read_record
 from pushforward.training.settings import TrainingSettings
 
 DESCRIPTION = """Learns a distribution from data: trains the model, samples it, measures it beside the real-against-real floor,
@@ -32,7 +35,8 @@ def add_model_options(built: Parser, name: str) -> None:
     built.set_defaults({f"model.{key}": value for key, value in zoo.method(name).settings.items()})
 
 
-def run(argv: Sequence[str]) -> None:
+def run(argv: Sequence[str]) -> int:
+    """Returns the exit status."""
     words, rest = peel(argv)
     recipe = _recipe(rest)
     name = words[0] if words else _option(rest, "--name") or recipe.get("name")
@@ -60,34 +64,48 @@ def run(argv: Sequence[str]) -> None:
         raise UserError(f"which model? Give its name first: pushforward train {sorted(zoo.ZOO)[0]} ... ({', '.join(zoo.ZOO)})")
     settings = {key: given[key] for key in training}
     TrainingSettings(**settings)  # mistakes show before torch and the data are loaded
-    train_and_report(
+    if settings["out"] and _first():
+        refuse_if_running(Path(settings["out"]))
+    return train_and_report(
         name, given["data"], {key: given[key] for key in sources}, given.get("model") or {}, settings, given["evaluate"]
     )
 
 
+def _first() -> bool:
+    """Whether this is the only process, or the first of those that torchrun started."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
 def train_and_report(
     name: str, source: str, sources: dict[str, Any], model_settings: dict[str, Any], settings: dict[str, Any], measure: bool
-) -> None:
+) -> int:
     """Loads, trains, draws, measures and reports."""
     from pushforward.training.engine import resolve_device
 
     resolve_device(settings["device"])
     data = load_data(source, **sources)
-    first = int(os.environ.get("RANK", "0")) == 0
-    if first:
+    if _first():
         for note in data.notes:
             print(f"data: {note}", file=sys.stderr)
-    from pushforward.training.runs import build, train
+    from pushforward.training.train import build, train
 
+    before = read_record(Path(settings["out"])).get("result") if settings["resume"] else None
     run = train(build(name, data.spec, model_settings, settings["seed"]), data, **settings)
-    if not first:
-        return
-    if measure:
+    ended = run.result
+    status = 128 + ended["signal"] if ended.get("signal") else 0
+    if not _first():
+        return status
+    if ended == before:
+        print(f"already {ended['status']}: {ended['steps']} steps; everything is in {run.directory}")
+        return 0
+    if measure and ended.get("signal") != signal.SIGTERM:  # whoever sends it does not wait long
         from pushforward.cli.evaluate import measure_and_report
 
         measure_and_report(run, data)
-    ended = run.result
     print(f"{ended['status']}: {ended['steps']} steps in {ended['seconds']:.0f} s; everything is in {run.directory}")
+    if status:
+        print(f"go on with: pushforward train --resume --out {run.directory}")
+    return status
 
 
 def _recipe(rest: Sequence[str]) -> dict[str, Any]:
@@ -114,9 +132,7 @@ def _option(rest: Sequence[str], option: str) -> str | None:
 
 def _resumed(name: str | None, rest: Sequence[str]) -> tuple[str, list[str]]:
     """`train --resume`: model, data and settings as run.yaml has them; what is given besides overrides."""
-    from pushforward.training.records import read_record
-
-    directory = _option(rest, "--out") or _latest(name)
+    directory = _option(rest, "--out") or latest(name)
     record = read_record(Path(directory))
     if name not in (None, record["model"]["name"]):
         raise UserError(f"{directory} is a run of '{record['model']['name']}', not of '{name}'; name the right --out.")
@@ -130,20 +146,10 @@ def _resumed(name: str | None, rest: Sequence[str]) -> tuple[str, list[str]]:
         asked = _option(rest, f"--{key}") or _option(rest, f"--{key.replace('_', '-')}")
         if asked is not None and asked != _word(value):
             raise UserError(f"--{key.replace('_', '-')} {asked} was given, but {directory} has {_word(value)}; leave it away.")
-    skip = {"out", "resume", "precision", "seed"}
-    if _option(rest, "--epochs") or _option(rest, "--budget"):
-        skip |= {"steps", "epochs", "budget"}
-    kept |= {key: value for key, value in record["training"].items() if key not in skip and value is not None}
+    given = {key for key in record["training"] if _option(rest, f"--{key}") or _option(rest, f"--{key.replace('_', '-')}")}
+    kept |= kept_settings(record, given - {"batch_size"})  # another batch size is refused where it is known
     words = [f"--{key}={_word(value)}" for key, value in kept.items() if value is not None or key.startswith("model.")]
     return record["model"]["name"], [f"--out={directory}", *words, *rest]
-
-
-def _latest(name: str | None) -> str:
-    """The newest run directory of a model that has something to resume."""
-    found = [path.parent.parent for path in Path("runs").glob(f"{name or '*'}-*/last/state.safetensors")]
-    if not found:
-        raise UserError(f"there is nothing to resume: no run of '{name}' in runs/. Name its directory: --resume --out DIR.")
-    return str(max(found, key=lambda path: (path / "last" / "state.safetensors").stat().st_mtime))
 
 
 def _word(value: Any) -> str:

@@ -13,7 +13,8 @@ from pushforward.data.loading import load_data
 from pushforward.errors import UserError
 from pushforward.evaluation.evaluate import evaluate
 from pushforward.evaluation.records import Evaluation, as_text
-from pushforward.training.runs import Run, build, train
+from pushforward.training.runs import Run
+from pushforward.training.train import build, train
 
 
 @dataclass

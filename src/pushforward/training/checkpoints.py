@@ -20,13 +20,13 @@ from torch.optim import Optimizer
 
 from pushforward.artefacts import write_bytes
 from pushforward.errors import UserError
-
-STATE = Path("last") / "state.safetensors"
-WEIGHTS = Path("model.safetensors")
+from pushforward.training.records import STATE, WEIGHTS, require
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], header: dict[str, Any]) -> None:
-    """Writes a safetensors file atomically. A full disk or a missing permission is a UserError; the old file stays."""
+    """Writes a safetensors file of a run atomically. A full disk, a missing permission or a run directory that is gone is a
+    UserError; the old file stays."""
+    require(path.parents[len(STATE.parts) - 1] if path.parts[-len(STATE.parts) :] == STATE.parts else path.parent)
     own = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
     write_bytes(path, save(own, metadata={"pushforward": json.dumps(header)}))
 
@@ -41,6 +41,13 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise UserError(f"there is no {path}; was the run stopped before it saved anything?") from None
     except (SafetensorError, OSError, ValueError) as error:
         raise UserError(f"{path} is damaged or not a safetensors file ({error}); restore it or train again.") from error
+
+
+def weights_file(directory: Path, status: str | None) -> Path:
+    """The file with the newest averaged weights of a run: while it trains (or was killed at that) its last checkpoint, though
+    an earlier part of the run may have left its final weights beside it."""
+    final, state = directory / WEIGHTS, directory / STATE
+    return state if not final.exists() or (status == "training" and state.exists()) else final
 
 
 def fingerprint(path: Path) -> str:

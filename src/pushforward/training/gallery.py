@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,12 @@ from torch import Tensor
 from pushforward._version import VERSION
 from pushforward.artefacts import write_picture
 from pushforward.data.batches import take, take_conditions
-from pushforward.data.conditions import can_be_drawn, to_model
-from pushforward.models.contract import Decodes, Encodes, Samples, Trajectories, device_of
+from pushforward.data.conditions import can_be_drawn
+from pushforward.errors import UserError
+from pushforward.models.contract import Decodes, Encodes, Samples, Trajectories
 from pushforward.pictures.draw import draw_pairs, draw_samples, draw_trajectory
 from pushforward.pictures.plots import draw_history
-from pushforward.randomness import SampleRng
+from pushforward.training.records import require
 
 PICTURE_SEED = 0
 
@@ -54,53 +56,89 @@ def sample_recipe(run: Any, n: int, seed: int, condition: Any, options: dict[str
     }
 
 
-def sample_picture(run: Any, path: Path, seed: int = PICTURE_SEED) -> None:
-    """Draws samples of a run (or of a run under way) into a PNG."""
+def sample_picture(run: Any, path: Path, step: int | None = None) -> None:
+    """Draws samples of a run into a PNG. step: of a run under way; the weights of then are not kept, so its recipe has none."""
     if not isinstance(run.model, Samples):
         return
     n, condition = shown_conditions(run)
     if n == 0:
         return
-    codes = run.sample_codes(n, condition=condition, seed=seed)
+    codes = run.sample_codes(n, condition=condition, seed=PICTURE_SEED)
     beside = run.spec.kind not in ("image", "tokens") and run.data is not None
     real = take(run.data.train, 2000)[0] if beside else None
-    path.parent.mkdir(parents=True, exist_ok=True)
-    known = run.directory / "model.safetensors"
-    recipe = sample_recipe(run, n, seed, condition, {}) if known.exists() else {"pushforward": VERSION, "seed": seed}
+    if step is None:
+        recipe = sample_recipe(run, n, PICTURE_SEED, condition, {})
+    else:
+        recipe = _picture_recipe(run, "progress") | {"step": step}
+    require(run.directory)
     write_picture(draw_samples(run.spec, codes, condition=condition, real=real), path, recipe)
+
+
+def _picture_recipe(run: Any, picture: str) -> dict[str, Any]:
+    return {"pushforward": VERSION, "picture": picture, "run": str(run.directory.resolve()), "seed": PICTURE_SEED}
+
+
+def draw_training(run: Any, seed: int) -> Any:
+    """The curves of a run; None for one without a history."""
+    return draw_history(run.history) if run.history else None
+
+
+def draw_coming_about(run: Any, seed: int) -> Any:
+    """How samples come about; None where the model cannot show it, or there are no conditions to show it for."""
+    if not isinstance(run.model, Trajectories) or run.spec.kind == "tokens":
+        return None
+    n, frames = 10 if run.spec.kind == "image" else 2000, 9
+    condition = torch.arange(n) % run.spec.classes if run.spec.classes else None
+    if not can_be_drawn(run.spec.condition):
+        condition = _held_out_conditions(run, n)
+        if condition is None:
+            return None
+    codes = run.trajectory(n, frames=frames, condition=condition, seed=seed)
+    return draw_trajectory(run.spec, codes, torch.linspace(1, 0, frames).tolist())
+
+
+def draw_reconstructions(run: Any, seed: int) -> Any:
+    """Held-out images beside what their codes decode to; None where the model or the data are not there for it."""
+    able = isinstance(run.model, Encodes) and isinstance(run.model, Decodes)
+    if not able or run.spec.kind != "image" or run.data is None:
+        return None
+    codes, condition = take(run.data.held_out or run.data.train, 10, seed=seed)
+    again = run.units.parse(run.reconstruct(codes, condition=condition))
+    return draw_pairs(run.spec, codes, again, ("data", "reconstructed"))
+
+
+PICTURES: dict[str, Callable[[Any, int], Any]] = {
+    "training": draw_training,
+    "trajectory": draw_coming_about,
+    "reconstructions": draw_reconstructions,
+}
 
 
 def draw_run(run: Any) -> list[Path]:
     """Writes the pictures that a run can have into its directory."""
-    written = []
-
-    def keep(name: str, picture: Any) -> None:
-        path = run.directory / name
-        write_picture(picture, path, {"pushforward": VERSION, "run": str(run.directory), "seed": PICTURE_SEED})
-        written.append(path)
-
-    if run.history:
-        keep("training.png", draw_history(run.history))
     sample_picture(run, run.directory / "samples.png")
-    device = device_of(run.model)
-    n = 10 if run.spec.kind == "image" else 2000
-    condition = torch.arange(n) % run.spec.classes if run.spec.classes else None
-    if not can_be_drawn(run.spec.condition):
-        condition = _held_out_conditions(run, n)
-    can = condition is not None or can_be_drawn(run.spec.condition)
-    if isinstance(run.model, Trajectories) and run.spec.kind != "tokens" and can:
-        frames = 9
-        with torch.no_grad():
-            states = run.model.trajectory(
-                n,
-                frames=frames,
-                condition=None if condition is None else to_model(run.spec.condition, condition.to(device)),
-                generator=SampleRng(PICTURE_SEED, device=device),
-            )
-        codes = torch.stack([run.units.to_codes(state).cpu() for state in states])
-        keep("trajectory.png", draw_trajectory(run.spec, codes, torch.linspace(1, 0, frames).tolist()))
-    if isinstance(run.model, Encodes) and isinstance(run.model, Decodes) and run.spec.kind == "image" and run.data is not None:
-        codes, condition = take(run.data.held_out or run.data.train, 10, seed=PICTURE_SEED)
-        again = run.units.parse(run.reconstruct(codes, condition=condition))
-        keep("reconstructions.png", draw_pairs(run.spec, codes, again, ("data", "reconstructed")))
+    written = []
+    for name, draw in PICTURES.items():
+        picture = draw(run, PICTURE_SEED)
+        if picture is not None:
+            recipe = _picture_recipe(run, name) | {"weights": run.weights}
+            written.append(write_picture(picture, run.directory / f"{name}.png", recipe))
     return written
+
+
+def draw_again(run: Any, recipe: dict[str, Any]) -> Any:
+    """The picture of a recipe of `draw_run`, anew; a UserError that says why where it cannot be."""
+    name = recipe["picture"]
+    if name == "progress":
+        raise UserError(
+            f"this picture was drawn at step {recipe.get('step')} of the training, and the weights of then are not kept; "
+            f"`pushforward sample {run.directory}` draws from those that the run ended with."
+        )
+    if name not in PICTURES:
+        raise UserError(
+            f"this version of pushforward draws no picture '{name}'; use the one that did ({recipe['pushforward']})."
+        )
+    picture = PICTURES[name](run, recipe["seed"])
+    if picture is None:
+        raise UserError(f"the picture '{name}' cannot be drawn again: {run.directory} lacks its history, or its data are gone.")
+    return picture

@@ -1,7 +1,8 @@
-"""run.yaml: the record of a run, read and checked without torch."""
+"""Run directories and run.yaml, their record: found, read and checked without torch."""
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,10 @@ from pushforward.artefacts import read_yaml
 from pushforward.errors import UserError, nearest
 
 FORMAT = 1
+STATE = Path("last") / "state.safetensors"
+WEIGHTS = Path("model.safetensors")
+LENGTHS = ("steps", "epochs", "budget")
+YOURS = "<your "
 
 
 def read_record(directory: Path) -> dict[str, Any]:
@@ -32,3 +37,62 @@ def read_record(directory: Path) -> dict[str, Any]:
     if absent:
         raise UserError(f"{path} is half-written: it lacks {', '.join(absent)}. Train again.")
     return record
+
+
+def require(directory: Path) -> None:
+    """A UserError where a run's directory is gone: it is never made anew in the middle of a run."""
+    if not directory.is_dir():
+        raise UserError(
+            f"the run directory {directory} is gone (deleted or moved while it was in use), and what was to be written there "
+            f"is lost; put it back and go on with --resume, or train again."
+        )
+
+
+def latest(name: str | None = None, data: str | None = None) -> Path:
+    """The newest directory in runs/ with something to resume: of this model, on data of this name, where they are given."""
+    found = []
+    for state in Path("runs").glob(f"*/{STATE}"):
+        directory = state.parent.parent
+        try:
+            record = read_record(directory)
+        except UserError:
+            continue
+        if name in (None, record["model"]["name"]) and data in (None, record["data"]["spec"].get("name")):
+            found.append((state.stat().st_mtime_ns, directory))
+    if not found:
+        what = f"no run of '{name}'" if name else "no run"
+        raise UserError(f"there is nothing to resume: {what} in runs/. Name its directory: --resume --out DIR.")
+    return max(found)[1]
+
+
+def kept_settings(record: dict[str, Any], given: Collection[str]) -> dict[str, Any]:
+    """The training settings that a resumed run goes on with where nothing else is `given`. How long is one thing, said in
+    steps, epochs or time: given in one way, it replaces all three."""
+    replaced = {"out", "resume", "precision", *given}  # the precision is the checkpoint's: a roll-back may have changed it
+    if replaced & set(LENGTHS):
+        replaced |= set(LENGTHS)
+    return {key: value for key, value in record["training"].items() if key not in replaced and value is not None}
+
+
+def plain_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """A model's settings for yaml; what is not plain (a network of the user's) is named only, at any depth."""
+    return {str(key): _plain(value) for key, value in settings.items()}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return plain_settings(value)
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if value is None or type(value) in (str, int, float, bool):
+        return value
+    return f"{YOURS}{type(value).__name__}>"
+
+
+def is_yours(value: Any) -> bool:
+    """Whether a setting from run.yaml holds, at any depth, what only its user has."""
+    if isinstance(value, dict):
+        return any(map(is_yours, value.values()))
+    if isinstance(value, list):
+        return any(map(is_yours, value))
+    return isinstance(value, str) and value.startswith(YOURS)

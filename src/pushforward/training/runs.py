@@ -1,37 +1,37 @@
-"""Runs: train a model, keep it in a directory, and ask it for samples, densities and codes in the data's own units."""
+"""Runs: a trained model, kept in a directory, is asked for samples, densities and codes in the data's own units."""
 
 from __future__ import annotations
 
-import datetime
-import platform
-import sys
-from collections.abc import Iterator
-from dataclasses import asdict, replace
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from pushforward import zoo
-from pushforward._version import VERSION
-from pushforward.artefacts import write_yaml
 from pushforward.data import conditions
-from pushforward.data.batches import STREAM, Batch, Batches, Data, Split, take
+from pushforward.data.batches import Data
 from pushforward.data.conditions import parse_condition
 from pushforward.data.loading import load_data
 from pushforward.data.spec import DataSpec
 from pushforward.data.units import Units, units
 from pushforward.errors import UserError, nearest
-from pushforward.models.contract import Decodes, Density, Encodes, Learns, LogProb, Player, Samples, device_of
-from pushforward.randomness import SampleRng, UpdateRng, mix, seed_everything, seeded
+from pushforward.models.contract import (
+    Completes,
+    Decodes,
+    Density,
+    Encodes,
+    LogProb,
+    Samples,
+    Trajectories,
+    Translates,
+    device_of,
+)
+from pushforward.randomness import SampleRng
 from pushforward.training import checkpoints, engine
-from pushforward.training.gallery import draw_run, sample_picture
-from pushforward.training.log import Display, read_history
-from pushforward.training.loop import Loop
-from pushforward.training.precision import Pace, choose_pace, hardware, threads
-from pushforward.training.records import FORMAT, read_record
-from pushforward.training.settings import TrainingSettings
+from pushforward.training.log import read_history
+from pushforward.training.records import is_yours, read_record
 
 
 class Run:
@@ -67,8 +67,7 @@ class Run:
     @property
     def weights(self) -> str:
         """Fingerprint of the weights that this run samples with."""
-        path = self.directory / checkpoints.WEIGHTS
-        return checkpoints.fingerprint(path if path.exists() else self.directory / checkpoints.STATE)
+        return checkpoints.fingerprint(checkpoints.weights_file(self.directory, self.result.get("status")))
 
     @property
     def data(self) -> Data | None:
@@ -103,26 +102,100 @@ class Run:
         self, n: int, *, condition: Any = None, seed: int | None = None, batch_size: int | None = None, **options: Any
     ) -> Tensor:
         """As `sample`, but as codes (n, ...): levels, token ids, table rows with category numbers."""
+        model = self._able(Samples, "sample")
+        self._check_options("sample", options)
+        return self._drawn(model.sample, n, condition, seed, batch_size, options)
+
+    def trajectory(
+        self,
+        n: int,
+        *,
+        frames: int = 8,
+        condition: Any = None,
+        seed: int | None = None,
+        batch_size: int | None = None,
+        **options: Any,
+    ) -> Tensor:
+        """How n samples come about, from noise (first) to data (last), as codes (frames, n, ...). Arguments as of `sample`."""
+        if frames < 2:
+            raise UserError(f"frames = {frames} was given; a trajectory has at least 2, its beginning and its end.")
+        model = self._able(Trajectories, "show how its samples come about")
+        self._check_options("trajectory", options)
+        return self._drawn(model.trajectory, n, condition, seed, batch_size, {"frames": frames, **options}, axis=1)
+
+    def _drawn(
+        self,
+        draw: Callable[..., Tensor],
+        n: int,
+        condition: Any,
+        seed: int | None,
+        batch_size: int | None,
+        options: dict[str, Any],
+        axis: int = 0,
+    ) -> Tensor:
+        """Codes of what the model draws, part by part along `axis`."""
         if n < 1:
             raise UserError(f"n = {n} samples were asked for; it must be at least 1.")
         if batch_size is not None and batch_size < 1:
             raise UserError(f"batch_size = {batch_size} was given; it must be at least 1.")
-        model = self._able(Samples, "sample")
-        valid = sampling_options(type(self.model))
-        for name in options:
-            if name not in valid:
-                raise UserError(f"'{self.record['model']['name']}' has no sampling option '{name}'; {nearest(name, valid)}")
-        seed = int(torch.randint(2**62, ()).item()) if seed is None else seed
-        device, wanted = device_of(self.model), parse_condition(self.spec, condition, n)
+        seed, wanted = _seed(seed), parse_condition(self.spec, condition, n)
         size = batch_size or max(1, min(1024, 2**22 // max(1, self.spec.dimensions)))
-        codes = []
+        parts = []
         with torch.no_grad():  # not inference_mode: some samplers differentiate on their way
             for start in range(0, n, size):
                 count = min(size, n - start)
-                part = self._condition(wanted, slice(start, start + count))
-                rng = SampleRng(seed, first=start, device=device)
-                codes.append(self.units.to_codes(model.sample(count, condition=part, generator=rng, **options)).cpu())
-        return torch.cat(codes)
+                given = self._condition(wanted, slice(start, start + count))
+                x = draw(count, condition=given, generator=self._rng(seed, start), **options)
+                flat = x.flatten(0, axis)  # units know one axis of rows
+                parts.append(self.units.to_codes(flat).cpu().unflatten(0, x.shape[: axis + 1]))
+        return torch.cat(parts, axis)
+
+    def translate(self, x: Any, *, condition: Any = None, seed: int | None = None, **options: Any) -> Any:
+        """Images x of one domain as images of another, both in their levels; what is random is a function of (seed, row).
+
+        Where the data are pairs (an image given an image), x are images of the kind that the data are conditioned on.
+        """
+        model = self._able(Translates, "translate")
+        self._check_options("translate", options)
+        paired = self.spec.condition is not None and self.spec.condition.kind == "image"
+        if paired:
+            if condition is not None:
+                raise UserError("x is all that this model is conditioned on; leave the condition away.")
+            rows = 1 if torch.as_tensor(x).dim() < 4 else len(x)
+            source, wanted = self._condition(parse_condition(self.spec, x, rows)), None
+            assert source is not None
+        else:
+            source, wanted = self._model_input(x, condition)
+        with torch.no_grad():
+            made = model.translate(source, condition=wanted, generator=self._rng(_seed(seed)), **options)
+        return self.units.present(self.units.to_codes(made).cpu())
+
+    def complete(
+        self, prefix: Any, length: int = 100, *, condition: Any = None, seed: int | None = None, **options: Any
+    ) -> Any:
+        """Texts (or token ids) that begin with `prefix` and go on for `length` tokens. One text or several, of any lengths.
+
+        Row i is a function of (seed, i, prefix i). options: the model's own (temperature, top_k, top_p).
+        """
+        model = self._able(Completes, "complete")
+        self._check_options("complete", options)
+        texts = [prefix] if isinstance(prefix, str) else prefix
+        if len(texts) == 0:
+            raise UserError("no prefix was given; give a text, or several.")
+        one_by_one = isinstance(texts[0], str)  # they may have different lengths
+        parts = [self.units.parse([text]).long() for text in texts] if one_by_one else [self.units.parse(texts)]
+        wanted = parse_condition(self.spec, condition, sum(map(len, parts)))
+        seed, first, made = _seed(seed), 0, []
+        for part in parts:
+            rows = slice(first, first + len(part))
+            given = self._condition(wanted, rows)
+            x = part.to(device_of(self.model))
+            with torch.no_grad():
+                made.append(model.complete(x, length, condition=given, generator=self._rng(seed, first), **options))
+            first = rows.stop
+        if one_by_one:
+            return [text for codes in made for text in self.units.present(codes.cpu())]
+        return self.units.present(made[0].cpu())
 
     def log_prob(self, x: Any, *, condition: Any = None, **options: Any) -> LogProb:
         """Log-density of data in nats per datum, in the data's own units: for integer data the log-probability."""
@@ -190,18 +263,37 @@ class Run:
             return None
         return conditions.to_model(self.spec.condition, codes[rows].to(device_of(self.model)))
 
+    def _rng(self, seed: int, first: int = 0) -> SampleRng:
+        return SampleRng(seed, first=first, device=device_of(self.model))
+
+    def _check_options(self, method: str, options: dict[str, Any]) -> None:
+        """Refuses an option that the model's method does not have."""
+        valid = sampling_options(type(self.model), method)
+        for name in options:
+            if name not in valid:
+                kind = "sampling option" if method == "sample" else f"option for {method}"
+                raise UserError(f"'{self.record['model']['name']}' has no {kind} '{name}'; {nearest(name, valid)}")
+
     def _able(self, protocol: Any, verb: str) -> Any:
         if not isinstance(self.model, protocol):
             raise UserError(f"'{self.record['model']['name']}' cannot {verb}; `pushforward models` lists who can.")
         return self.model
 
 
-def sampling_options(model_class: type) -> list[str]:
-    """The names of a model's own sampling options."""
+def _seed(seed: int | None) -> int:
+    """The seed as given, or a fresh one."""
+    return int(torch.randint(2**62, ()).item()) if seed is None else seed
+
+
+ARGUMENTS = {"sample": ["n"], "trajectory": ["n", "frames"], "translate": ["x"], "complete": ["prefix", "length"]}
+
+
+def sampling_options(model_class: type, method: str = "sample") -> list[str]:
+    """The names of a model's own options of `sample` (or another method that draws), beside those of the contract."""
     import inspect
 
-    names = inspect.signature(model_class.sample).parameters  # type: ignore[attr-defined]
-    return [name for name in names if name not in ("self", "n", "condition", "generator")]
+    common = {"self", "condition", "generator", *ARGUMENTS[method]}
+    return [name for name in inspect.signature(getattr(model_class, method)).parameters if name not in common]
 
 
 def load(directory: str | Path, *, device: str = "cpu", model: nn.Module | None = None, **settings: Any) -> Run:
@@ -219,268 +311,14 @@ def load(directory: str | Path, *, device: str = "cpu", model: nn.Module | None 
     target = engine.resolve_device(device)
     if model is None:
         given = {**record["model"]["settings"], **settings}
-        foreign = [key for key, value in given.items() if _is_yours(value)]
+        foreign = [key for key, value in given.items() if is_yours(value)]
         if foreign or record["model"]["name"] not in zoo.ZOO:
             what = ", ".join(f"{key}=..." for key in foreign or ["model"])
             raise UserError(f"the run in {directory} has parts of your own; give them again: pf.load(path, {what}).")
         model = zoo.create(record["model"]["name"], spec, **given)
-    weights, state = directory / checkpoints.WEIGHTS, directory / checkpoints.STATE
-    if weights.exists():
-        tensors, _ = checkpoints.read_tensors(weights)
-    else:  # a run that is under way, or was killed: the average of its last checkpoint
-        saved, _ = checkpoints.read_tensors(state)
-        tensors = {**checkpoints.section(saved, "model"), **checkpoints.section(saved, "average")}
+    path = checkpoints.weights_file(directory, record.get("result", {}).get("status"))
+    tensors, _ = checkpoints.read_tensors(path)
+    if path.name != checkpoints.WEIGHTS.name:  # a run that is under way, or was killed: the average of its last checkpoint
+        tensors = {**checkpoints.section(tensors, "model"), **checkpoints.section(tensors, "average")}
     checkpoints.load_weights(model, tensors, str(directory))
     return Run(model.to(target).eval(), spec, directory, record)
-
-
-def train(model: str | nn.Module, data: Any = "digits", **settings: Any) -> Run:
-    """Trains a model and returns its run: `pf.train("flow-matching", "digits", steps=2000)`.
-
-    model: a name of the zoo, or a module (of `pf.create`, or your own that passes `pf.check_model`). data: what `load_data`
-    takes or returned. settings: those of `TrainingSettings` (steps, epochs, budget, batch_size, seed, device, precision,
-    resume, out, ...). Every process that torchrun started must call it alike.
-    """
-    valid = TrainingSettings.__dataclass_fields__
-    for name in settings:
-        if name not in valid:
-            raise UserError(f"there is no training setting '{name}'; {nearest(name, valid)}")
-    given = TrainingSettings(**settings)
-    device = engine.resolve_device(given.device)
-    data = data if isinstance(data, Data) else load_data(data)
-    if isinstance(model, str):
-        model = build(model, data.spec, _stored_settings(model, data, given), given.seed)
-    if not isinstance(model, Learns):
-        raise UserError(f"{type(model).__name__} has no players() and so cannot be trained; see `pf.check_model`.")
-    with engine.processes(device) as (rank, world):
-        return _train(model, data, given, device, rank, world)
-
-
-def _stored_settings(name: str, data: Data, given: TrainingSettings) -> dict[str, Any]:
-    """A run that is taken up again keeps the model that it began with."""
-    if not given.resume:
-        return {}
-    directory = run_directory(name, data.spec.name, given)
-    stored = read_record(directory)["model"]["settings"]
-    if any(map(_is_yours, stored.values())):
-        raise UserError(f"the run in {directory} has parts of your own; resume it with the model itself: pf.train(model, ...).")
-    return stored
-
-
-def build(name: str, spec: DataSpec, settings: dict[str, Any], seed: int) -> nn.Module:
-    """The model of a run by name: its first weights are a function of `seed`, however the run was started."""
-    with seeded(mix(seed, 0x1417)):
-        return zoo.create(name, spec, **settings)
-
-
-def run_directory(name: str, data_name: str, settings: TrainingSettings) -> Path:
-    """Where a run goes: `out`, else runs/MODEL-DATA, with a number behind where that is taken."""
-    if settings.out is not None:
-        return Path(settings.out)
-    first = Path("runs") / f"{name}-{data_name}"
-    path, number = first, 1
-    while not settings.resume and path.exists() and any(path.iterdir()):
-        number += 1
-        path = first.with_name(f"{first.name}-{number}")
-    return path
-
-
-def _train(model: nn.Module, data: Data, settings: TrainingSettings, device: torch.device, rank: int, world: int) -> Run:
-    name = getattr(model, "name", type(model).__name__)
-    directory = run_directory(name, data.spec.name, settings)
-    if not settings.resume and (directory / checkpoints.STATE).exists() and rank == 0:
-        raise UserError(f"{directory} holds a run already; choose another --out, or go on with it by --resume.")
-    if settings.resume and not (directory / checkpoints.STATE).exists():
-        raise UserError(f"there is nothing to resume in {directory}: it has no checkpoint; leave --resume away to begin.")
-    defaults = zoo.ZOO[name].training if name in zoo.ZOO else {}
-    model.to(device)
-    if world > 1:
-        model = engine.replicate(model)
-    players = cast(Learns, model).players()
-    dequantise = bool(getattr(model, "dequantise", False))
-
-    def make_batches(size: int) -> Batches:
-        return Batches(
-            data.train, data.spec, size, seed=settings.seed, rank=rank, world=world, device=device, dequantise=dequantise
-        )
-
-    size = settings.batch_size or defaults.get("batch_size", 128)
-    display = Display(f"{name} on {data.spec.name}", None, None, quiet=rank > 0)
-    if size == "auto":
-        from pushforward.training.batch_size import largest_worthwhile
-
-        size = largest_worthwhile(players, make_batches, device, limit=len(data.train))
-        display.say(f"batch size {size} (measured)")
-    batches = make_batches(int(size))
-    steps = settings.steps
-    if steps is None and settings.epochs is not None:
-        if len(data.train) >= STREAM:
-            raise UserError("epochs were asked for, but this data never ends; give --steps or --budget, or load n data.")
-        every_step = max(player.repeat for player in players) * batches.global_size
-        steps = max(1, round(settings.epochs * len(data.train) / every_step))
-    if steps is None and settings.budget is None:
-        steps = defaults.get("steps", 10_000)
-    if all(player.loss is None for player in players) and settings.steps is None:
-        steps = defaults.get("steps", 100)  # closed form and EM end by themselves
-    display.total = steps
-    header: dict[str, Any] = {}
-    tensors: dict[str, Tensor] = {}
-    if settings.resume:
-        tensors, header = checkpoints.read_tensors(directory / checkpoints.STATE)
-        if header.get("global_batch") != batches.global_size:
-            raise UserError(
-                f"the run in {directory} was trained with {header.get('global_batch')} data an update, now it would be "
-                f"{batches.global_size}; resume with the same --batch-size and number of processes."
-            )
-    pace = _pace(model, players, batches, device, name, settings, header)
-    pace = replace(pace, precision="bf16" if engine.agreed(float(pace.precision == "bf16"), device, world) else "fp32")
-    record = _record(model, name, data, settings, int(size), steps, pace, device, world)
-    if rank == 0:
-        try:
-            directory.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"could not make the run directory {directory}: {error.strerror}; choose another --out.") from None
-    run = Run(model, data.spec, directory, record, data)
-
-    loop = Loop(
-        model,
-        players,
-        batches,
-        settings,
-        steps=steps,
-        pace=pace,
-        validation=_validation(data, device, dequantise, batches.batch_size, settings),
-        directory=directory,
-        display=display,
-        picture=(lambda step: sample_picture(run, directory / "progress" / f"step-{step:07d}.png")) if rank == 0 else None,
-        rank=rank,
-        world=world,
-    )
-    if settings.resume:
-        loop.load(tensors, header)  # refuses another model's weights before anything is written
-    if rank == 0:
-        write_yaml(directory / "run.yaml", record)
-    with threads(pace.threads):
-        outcome = loop.run()
-    record["result"] = {
-        "status": outcome.status,
-        "steps": outcome.steps,
-        "examples": outcome.examples,
-        "seconds": round(outcome.seconds, 2),
-        "parameters": sum(p.numel() for p in model.parameters()),
-        "precision": loop.precision,
-        "best_validation": list(loop.best) if loop.best else None,
-        "notes": outcome.notes,
-    }
-    if rank == 0:
-        checkpoints.write_tensors(directory / checkpoints.WEIGHTS, model.state_dict(), {"model": name, "format": FORMAT})
-        write_yaml(directory / "run.yaml", record)
-        draw_run(run)
-    return run
-
-
-def _pace(
-    model: nn.Module,
-    players: list[Player],
-    batches: Batches,
-    device: torch.device,
-    name: str,
-    settings: TrainingSettings,
-    header: dict[str, Any],
-) -> Pace:
-    """The precision and threads of this run: as asked for, as its checkpoint has them, or measured."""
-    if header:
-        asked = settings.precision if settings.precision != "auto" else header["precision"]
-        return Pace(asked, header["threads"])
-    learners = [player for player in players if player.loss is not None]
-    if settings.precision != "auto" or not learners:
-        return Pace("fp32" if settings.precision == "auto" else settings.precision)
-    batch = batches.at(0)
-
-    def losses() -> list[Tensor]:
-        rng = UpdateRng(seed_everything(0, device))
-        return [player.loss(batch, rng).total for player in learners]  # type: ignore[misc]
-
-    identity = {"model": name, "settings": _plain_settings(model), "shape": list(batch.x.shape)}
-    model.train()
-    return choose_pace(model, losses, device, identity)
-
-
-def _validation(data: Data, device: torch.device, dequantise: bool, size: int, settings: TrainingSettings) -> Any:
-    """Up to 1,024 held-out data in fixed batches, or None."""
-    split: Split | None = data.validation if data.validation is not None and len(data.validation) else None
-    if split is None or settings.validate_every == 0:
-        if settings.patience:
-            raise UserError("patience needs a validation split; load the data with validation=0.1, say.")
-        return None
-    codes, condition = take(split, 1024, seed=0)
-    kept: list[Batch] = []
-
-    def batches() -> Iterator[Batch]:
-        if not kept:
-            for start in range(0, len(codes), size):
-                rng = SampleRng(0x7A1, first=start, device=device) if dequantise else None
-                part = None
-                if condition is not None:
-                    part = conditions.to_model(data.spec.condition, condition[start : start + size].to(device))
-                kept.append(Batch(units(data.spec).to_model(codes[start : start + size].to(device), rng), part))
-        return iter(kept)
-
-    return batches
-
-
-YOURS = "<your "
-
-
-def _plain_settings(model: nn.Module) -> dict[str, Any]:
-    """A model's settings for yaml; what is not plain (a network of the user's) is named only, at any depth."""
-    return {str(key): _plain(value) for key, value in getattr(model, "settings", {}).items()}
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    if value is None or type(value) in (str, int, float, bool):
-        return value
-    return f"{YOURS}{type(value).__name__}>"
-
-
-def _is_yours(value: Any) -> bool:
-    """Whether a setting from run.yaml holds, at any depth, what only its user has."""
-    if isinstance(value, dict):
-        return any(map(_is_yours, value.values()))
-    if isinstance(value, list):
-        return any(map(_is_yours, value))
-    return isinstance(value, str) and value.startswith(YOURS)
-
-
-def _record(
-    model: nn.Module, name: str, data: Data, settings: TrainingSettings, size: int, steps: int | None, pace: Pace,
-    device: torch.device, world: int,
-) -> dict[str, Any]:  # fmt: skip
-    """run.yaml: everything that is needed to sample without code and to train the same again."""
-    counts = {
-        part: min(len(split), STREAM) if len(split) < STREAM else "endless"
-        for part, split in (("train", data.train), ("validation", data.validation), ("test", data.test))
-        if split is not None
-    }
-    return {
-        "format": FORMAT,
-        "version": VERSION,
-        "model": {"name": name, "settings": _plain_settings(model)},
-        "data": {"source": data.source, "spec": data.spec.to_dict(), "counts": counts, "notes": data.notes},
-        "training": {**settings.to_dict(), "batch_size": size, "steps": steps, "precision": pace.precision},
-        "pace": asdict(pace),
-        "result": {"status": "training"},
-        "environment": {
-            "began": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "device": str(device),
-            "hardware": hardware(device),
-            "processes": world,
-            "platform": sys.platform,
-        },
-    }

@@ -1,0 +1,101 @@
+"""What a run is asked for beside samples: trajectories, translations and completions, in the data's own units."""
+
+import pytest
+import torch
+
+import pushforward as pf
+from pushforward.data.spec import Condition, DataSpec, Vocabulary
+from pushforward.randomness import as_rng
+from pushforward.training.runs import Run
+
+RECORD = {"model": {"name": "probe"}}
+
+
+class Slide(torch.nn.Module):
+    """From noise to the class's level in equal steps; translates by turning levels round."""
+
+    def __init__(self, spec):
+        super().__init__()
+        self.spec = spec
+
+    def trajectory(self, n, *, frames=8, condition=None, generator=None, sharp=1.0):
+        noise = as_rng(generator).randn(n, *self.spec.shape) / sharp
+        goal = torch.zeros(n) if condition is None else condition.float() / 8 - 1
+        t = torch.linspace(1, 0, frames).view(-1, 1, 1, 1, 1)
+        return t * noise + (1 - t) * goal.view(1, n, 1, 1, 1)
+
+    def translate(self, x, *, condition=None, generator=None):
+        noise = as_rng(generator).randn(len(x), 1, 1, 1)
+        return -x + 0.5 * noise.sign() * (0 if condition is None else condition.float().view(-1, 1, 1, 1))
+
+
+class Counts(torch.nn.Module):
+    """Goes on with the next letters; a coin a row says by how many."""
+
+    def complete(self, prefix, length, *, condition=None, generator=None, stride=1):
+        coin = 1 + as_rng(generator).randint(2, len(prefix), 1)
+        steps = torch.arange(1, length + 1) * coin * stride
+        return torch.cat([prefix, (prefix[:, -1:] + steps) % 26], 1)
+
+
+@pytest.fixture
+def images(tmp_path):
+    spec = DataSpec("image", (1, 2, 3), condition=Condition("class", 10), levels=17)
+    return Run(Slide(spec), spec, tmp_path, RECORD)
+
+
+def test_a_trajectory_is_a_function_of_seed_and_row(images):
+    whole = images.trajectory(7, frames=5, condition=list(range(7)), seed=3)
+    assert whole.shape == (5, 7, 1, 2, 3) and whole.dtype == torch.uint8
+    assert torch.equal(whole[-1], torch.arange(7, dtype=torch.uint8).view(7, 1, 1, 1).expand(7, 1, 2, 3)), "levels of the data"
+    assert torch.equal(whole, images.trajectory(7, frames=5, condition=list(range(7)), seed=3, batch_size=2))
+    assert torch.equal(whole[:, :4], images.trajectory(4, frames=5, condition=[0, 1, 2, 3], seed=3))
+    assert not torch.equal(whole[0], images.trajectory(7, frames=5, seed=4)[0])
+    with pytest.raises(pf.UserError, match="no option for trajectory 'sharpp'; did you mean sharp"):
+        images.trajectory(2, sharpp=2.0)
+    with pytest.raises(pf.UserError, match="at least 2"):
+        images.trajectory(2, frames=1)
+    with pytest.raises(pf.UserError, match="'probe' cannot sample"):
+        images.sample(2)
+
+
+def test_translation_in_levels(images):
+    x = torch.arange(12, dtype=torch.uint8).view(2, 1, 2, 3)
+    assert torch.equal(images.translate(x), 16 - x)
+    assert torch.equal(images.translate(x[0]), 16 - x[:1]), "one image alone"
+    moved = images.translate(x, condition=1, seed=0)
+    assert torch.equal(moved, images.translate(x, condition=[1, 1], seed=0)) and not torch.equal(moved, 16 - x)
+
+
+def test_translation_of_pairs_takes_the_image_that_data_are_conditioned_on(tmp_path):
+    """Sources have 5 levels and one channel, the data 17 and one: x is parsed as a condition, the answer as data."""
+    spec = DataSpec("image", (1, 2, 3), condition=Condition("image", 1, shape=(1, 2, 3), levels=5), levels=17)
+    run = Run(Slide(spec), spec, tmp_path, RECORD)
+    x = torch.tensor([[[[0, 1, 2], [3, 4, 0]]]])
+    assert torch.equal(run.translate(x), (16 - 4 * x).to(torch.uint8))
+    assert torch.equal(run.translate(x[0]), (16 - 4 * x).to(torch.uint8))
+    with pytest.raises(pf.UserError, match="leave the condition away"):
+        run.translate(x, condition=x)
+    with pytest.raises(pf.UserError, match="integer levels 0 to 4"):
+        run.translate(x + 1)
+
+
+def test_completions_are_texts_of_any_lengths(tmp_path):
+    letters = tuple("abcdefghijklmnopqrstuvwxyz")
+    spec = DataSpec("tokens", (8,), vocabulary=Vocabulary("characters", 26, letters))
+    run = Run(Counts(), spec, tmp_path, RECORD)
+    (text,) = run.complete("ab", 3, seed=0)
+    assert text in ("abcde", "abdfh")
+    several = run.complete(["ab", "x", "hello"], 3, seed=5)
+    assert [len(t) for t in several] == [5, 4, 8] and several[2].startswith("hello")
+    rows = run.complete(["ab"] * 20, 3, seed=5)
+    assert rows[0] == several[0] and len(set(rows)) == 2, "row i is a function of (seed, i)"
+    assert run.complete(torch.zeros(20, 2, dtype=torch.long), 3, seed=5) == [
+        "aa" + ("bcd" if t == "abcde" else "ceg") for t in rows
+    ]
+    assert run.complete("a", 2, seed=0, stride=5)[0] in ("afk", "aku")
+    for wrong, words in (({"strid": 2}, "did you mean stride"), ({"condition": 3}, "none to condition on")):
+        with pytest.raises(pf.UserError, match=words):
+            run.complete("a", 2, **wrong)
+    with pytest.raises(pf.UserError, match="character '!'"):
+        run.complete("a!", 2)
