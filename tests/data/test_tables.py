@@ -193,3 +193,28 @@ def test_a_gap_is_a_gap_however_it_is_written():
     whole = TableUnits(DataSpec("table", (2,), columns=(Column("c", "category", categories=("3", "x")),)))
     with pytest.raises(UserError, match="missing"):
         whole.parse(pd.DataFrame({"c": [None]}))
+
+
+@pytest.mark.parametrize("source", ["frame", "array", "windows", "series of an array", "integers"])
+def test_columns_far_from_0_keep_their_digits(source):
+    """Times since 1970: float32 has steps of 128 there, which would be an eighth of the spread."""
+    times = 1.7e9 + 1e3 * np.random.default_rng(0).normal(size=(200, 1))
+    if source == "integers":
+        times = times.round()
+    table = pd.DataFrame({"time": times[:, 0], "value": np.arange(200) / 7})
+    given = table if source in ("frame", "windows", "integers") else table.to_numpy()
+    options = {"series": 2, "numbers": "time"} if source == "windows" else {"series": 2} if "series" in source else {}
+    data = load_data(given, validation=0, test=0, **options)
+    codes, _ = take(data.train)
+    assert codes.dtype == torch.float64
+    x = data.units.to_model(codes)
+    assert x.dtype == torch.float32 and abs(float(x[..., 0].std()) - 1) < 0.05
+    there = data.units.present(data.units.to_codes(x))
+    again = data.units.parse(there)
+    expected = torch.from_numpy(times[:, 0] if x.dim() == 2 else np.stack([times[:-1, 0], times[1:, 0]], 1))
+    for back in (codes, data.units.to_codes(x), again):
+        assert (back[..., 0] - expected).abs().max() < (1e-9 if source == "integers" else 1e-3), "millionths of the spread"
+
+
+def test_near_columns_stay_in_float32():
+    assert load_data(np.random.default_rng(0).normal(size=(50, 2))).train.codes.dtype == torch.float32
