@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Method:
-    """One line of the zoo. `kinds`: the data that it learns. `training`: defaults of `pf.train` for it."""
+    """One line of the zoo. `kinds`: the data that it learns. `training`: defaults of `pf.train` for it. `page`: of the docs,
+    where that is not called as the method."""
 
     family: str
     path: str
@@ -29,6 +30,7 @@ class Method:
     kinds: tuple[Kind, ...]
     settings: dict[str, Any] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
+    page: str = ""
 
     def load(self) -> type[nn.Module]:
         """The class."""
@@ -105,6 +107,27 @@ def options(name: str) -> dict[str, inspect.Parameter]:
     return {p.name: p.replace(default=line.settings.get(p.name, p.default)) for p in parameters}
 
 
+def check_kind(name: str, kind: Kind, data_name: str) -> None:
+    """Raises UserError where the method cannot learn data of this kind."""
+    if kind not in method(name).kinds:
+        able = [other for other, entry in ZOO.items() if kind in entry.kinds]
+        raise UserError(
+            f"'{name}' learns {', '.join(method(name).kinds)}; '{data_name}' holds {kind}. "
+            f"Try {', '.join(able) or 'other data'}."
+        )
+
+
+def check_settings(name: str, settings: dict[str, Any]) -> dict[str, inspect.Parameter]:
+    """The settings that a method has; raises UserError for one that it has not, and for negative sizes."""
+    valid = options(name)
+    for key in settings:
+        if key not in valid:
+            raise UserError(f"'{name}' has no setting '{key}'; {nearest(key, valid)}")
+        if isinstance(settings[key], int) and settings[key] < 0 and settings[key] != valid[key].default:
+            raise UserError(f"{key} = {settings[key]} was given; sizes and counts of '{name}' are not negative.")
+    return valid
+
+
 def create(name: str, spec: DataSpec, **settings: Any) -> nn.Module:
     """Builds a model by name for data of this spec: `pf.create("vae", data.spec, latent_dim=16)`.
 
@@ -112,18 +135,8 @@ def create(name: str, spec: DataSpec, **settings: Any) -> nn.Module:
     The model's `name` and `settings` (all of them, defaults too) build it again. Raises UserError for an unknown name or
     setting (with the nearest ones) and for data that the model cannot learn.
     """
-    line = method(name)
-    if spec.kind not in line.kinds:
-        able = [other for other, entry in ZOO.items() if spec.kind in entry.kinds]
-        raise UserError(
-            f"'{name}' learns {', '.join(line.kinds)}; '{spec.name}' holds {spec.kind}. Try {', '.join(able) or 'other data'}."
-        )
-    valid = options(name)
-    for key in settings:
-        if key not in valid:
-            raise UserError(f"'{name}' has no setting '{key}'; {nearest(key, valid)}")
-        if isinstance(settings[key], int) and settings[key] < 0 and settings[key] != valid[key].default:
-            raise UserError(f"{key} = {settings[key]} was given; sizes and counts of '{name}' are not negative.")
+    check_kind(name, spec.kind, spec.name)
+    line, valid = method(name), check_settings(name, settings)
     whole = {key: p.default for key, p in valid.items() if p.default is not p.empty} | settings
     whole = {key: _as_annotated(value, valid[key]) for key, value in whole.items()}
     built = line.load()(spec, **whole)

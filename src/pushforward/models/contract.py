@@ -178,10 +178,10 @@ class Player:
     name: shown in the log. modules: what its turn changes; everything else of the model is frozen meanwhile.
     loss(batch, rng): for players that descend a gradient. update(batches, rng): for players in closed form or EM, who see
     the whole training set, in chunks, at each step. at_end: such an update has its turns only when all others have trained, on
-    the averaged weights in eval mode, until it says that it has finished (a density of an autoencoder's codes). every: takes its turn at every so many-th step. repeat: updates a turn,
-    each on fresh data (the first on the data that all players of the step share). after_update: called after each update with
-    what the loss kept (weight clipping, codebook averages and restart). A loss that depends on how far the run is reads
-    `batch.step` and `batch.progress`. An update that says it has finished has its last turn; the run ends when all have.
+    the averaged weights in eval mode, until it says that it has finished (a density of an autoencoder's codes). every: takes
+    its turn at every so many-th step. repeat: updates a turn, each on fresh data (the first on the data that all players of
+    the step share). after_update: called after each update with what the loss kept (weight clipping, codebook averages and
+    restart). A loss that depends on how far the run is reads `batch.step` and `batch.progress`. An update that says it has finished has its last turn; the run ends when all have.
     """
 
     name: str

@@ -31,7 +31,6 @@ from pushforward.training.optimizers import make_optimizers, rate_at
 from pushforward.training.precision import Pace, autocast
 from pushforward.training.settings import TrainingSettings, seconds
 
-
 _LAST_TURNS = 1000  # of a player at the end that never says it has finished
 
 
