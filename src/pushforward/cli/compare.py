@@ -39,5 +39,5 @@ def run(argv: Sequence[str]) -> None:
         names, data, budget=given["budget"], steps=given["steps"], out=given["out"], seed=given["seed"], device=given["device"]
     )
     console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else 140)
-    console.print(found.table())
+    console.print(found.table(console.width))
     console.print(f"page: {found.page}")
