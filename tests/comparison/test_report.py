@@ -35,6 +35,7 @@ METRICS = {
         measure("parameters", 1234567.0, unit="numbers", better="lower", group="cost", n=0, protocol=""),
     ],
     "protocol": {"seed": 0, "features": {"name": "PCA-32"}, "left_out": ["recall: too few data"], "notes": ["3 not finite"]},
+    "findings": ["The samples <lack> much."],
 }
 FIGURES = ["0.0123", "0.0101", "0.0143", "0.0002", "-0.0011", "0.0015", "0.931", "0.911", "0.952", "0.957", "0.613"]
 FIGURES += ["0.571", "1.234", "1.201", "1.277", "1,234,567"]
@@ -127,6 +128,7 @@ def test_a_whole_report(run):
         assert text in page.text, text
     for text in ("↓ lower", "↑ higher", "near 0.5", "Bound: ", "MMD^2", "like real"):
         assert text in page.text, text
+    assert page.text.index("What to look at") < page.text.index("The samples <lack> much.") < page.text.index("Measures")
     assert page.text.count("like real") == 1  # coverage's intervals meet, KID's do not; the legend says "Like real"
     assert f"pushforward sample '{str(run)[:-2]}'\"'\"'s' -n 64 --seed 7" in page.text  # quoted for a shell
     assert "--condition cat" in page.text
@@ -220,7 +222,18 @@ def test_a_comparison(tmp_path):
     path = write_comparison(tmp_path, rows)
     page, source = Page(path), path.read_text()
     page.loads_nothing()
-    for text in (*FIGURES, "0.05", "0.94", "1.111", "99", "1 min 15 s", "5.0 s", "one: recall: too few data", "runs/none"):
+    for text in (
+        *FIGURES,
+        "0.05",
+        "0.94",
+        "1.111",
+        "99",
+        "1 min 15 s",
+        "5.0 s",
+        "Left out: one: recall: too few data",
+        "runs/none",
+        "one: The samples <lack> much.",
+    ):
         assert text in page.text, text
     # KID: one alone; coverage: both intervals meet; C2ST: measured differently; bits: a bound and an exact one never meet.
     assert re.findall(r'class="number best"><span class="figure">([^<]*)<', source) == ["0.0123", "0.931", "0.94", "99"]

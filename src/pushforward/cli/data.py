@@ -28,7 +28,7 @@ def run(argv: Sequence[str]) -> None:
 
     data = load_data(words[0] if words else "digits", **{key: given[key] for key in sources})
     print(describe(data).text())
-    n = {"image": 100, "tokens": 4, "series": 12}.get(data.spec.kind, 2000)
+    n = {"image": 100, "field": 100, "tokens": 4, "series": 12}.get(data.spec.kind, 2000)
     codes, condition = take(data.train, n)
     if data.spec.classes and data.spec.kind == "image" and condition is not None:
         order = condition.argsort(stable=True)

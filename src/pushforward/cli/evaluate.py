@@ -39,7 +39,7 @@ def run(argv: Sequence[str]) -> None:
 
 
 def measure_and_report(run: Any, data: Any = None, **options: Any) -> None:
-    """Evaluates, draws samples beside their nearest training data, prints the table and writes the report."""
+    """Evaluates, prints the table and what to look at, and writes the report."""
     from rich.console import Console
 
     from pushforward.comparison.report import write_report
@@ -48,4 +48,6 @@ def measure_and_report(run: Any, data: Any = None, **options: Any) -> None:
     evaluation = evaluate(run, data, **options)
     console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else 120)
     console.print(evaluation.table(console.width))
+    for line in evaluation.remarks():
+        console.print(line, markup=False, highlight=False)
     console.print(f"report: {write_report(run.directory)}")

@@ -45,10 +45,9 @@ def write_report(directory: str | Path) -> Path:
         method=ZOO.get(name),
         facts=[("Data", _data(record)), ("Training", _training(record)), ("Machine", _machine(record))],
         groups=_groups(metrics),
-        kinds=[KINDS[kind] for kind in KINDS if any(m.get("kind") == kind for m in _measures(metrics))],
+        findings=_sentences(metrics.get("findings")),
+        remarks=[*_notes(record, metrics), *(f"Left out: {text}" for text in _left_out(metrics)), *_kinds([metrics])],
         protocol=_protocol(metrics),
-        left_out=_left_out(metrics),
-        notes=_notes(record, metrics),
         pictures=_pictures(directory, history),
         commands=_commands(directory, spec),
         settings=yaml.safe_dump(record, sort_keys=False, allow_unicode=True) if record else "",
@@ -66,7 +65,8 @@ def write_comparison(directory: str | Path, rows: Sequence[Mapping[str, Any]]) -
     """
     names = [str(row["name"]) for row in rows]
     metrics = [_mapping(row.get("metrics")) for row in rows]
-    notes = [f"{name}: {text}" for name, found in zip(names, metrics, strict=True) for text in _left_out(found)]
+    named = list(zip(names, metrics, strict=True))
+    left_out = [f"Left out: {name}: {text}" for name, found in named for text in _left_out(found)]
     page = _environment().get_template("comparison.html").render(
         title=" · ".join(names),
         names=names,
@@ -78,8 +78,8 @@ def write_comparison(directory: str | Path, rows: Sequence[Mapping[str, Any]]) -
             if row.get("samples") and Path(row["samples"]).is_file()
         ],
         directories=[(name, str(row.get("directory") or "")) for name, row in zip(names, rows, strict=True)],
-        kinds=[KINDS[kind] for kind in KINDS if any(m.get("kind") == kind for found in metrics for m in _measures(found))],
-        notes=list(dict.fromkeys(notes)),
+        findings=[f"{name}: {text}" for name, found in named for text in _sentences(found.get("findings"))],
+        remarks=[*dict.fromkeys(left_out), *_kinds(metrics)],
     )  # fmt: skip
     return write_bytes(Path(directory) / "comparison.html", page.encode(errors="replace"))
 
@@ -288,19 +288,29 @@ def _left_out(metrics: Mapping[str, Any]) -> list[str]:
     return _sentences(_mapping(metrics.get("protocol")).get("left_out"))
 
 
+def _kinds(metrics: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What the kinds of the likelihoods that were measured mean."""
+    seen = {m.get("kind") for found in metrics for m in _measures(found)}
+    return [f"{text}." for kind, text in KINDS.items() if kind in seen]
+
+
 def _notes(record: Mapping[str, Any], metrics: Mapping[str, Any]) -> list[str]:
     sources = (record.get("data"), record.get("result"), metrics.get("protocol"))
     return list(dict.fromkeys(text for source in sources for text in _sentences(_mapping(source).get("notes"))))
 
 
 def _protocol(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """How the measures were taken: what fits a line of the protocol."""
+    """How the measures were taken, all together and each."""
     rows = []
     for key, value in _mapping(metrics.get("protocol")).items():
         if key not in ("left_out", "notes", "nearest") and value not in (None, "", {}, []):
             text = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, Mapping) else value
             rows.append((key.replace("_", " "), str(text)))
-    return rows
+    said = {
+        _label(m): "; ".join(filter(None, [m.get("protocol"), f"n = {m['n']}" if m.get("n") else ""]))
+        for m in _measures(metrics)
+    }
+    return [*rows, *((name, text) for name, text in said.items() if text)]
 
 
 def _pictures(directory: Path, history: Sequence[Any]) -> list[dict[str, str]]:
@@ -333,7 +343,9 @@ def _source(png: bytes) -> str:
 
 def _commands(directory: Path, spec: Mapping[str, Any]) -> list[tuple[str, str]]:
     run = shlex.quote(str(directory))
-    ending = {"image": "png", "tokens": "txt", "series": "npz"}.get(str(spec.get("kind")), "csv")
+    ending = {"image": "png", "tokens": "txt", "series": "npz", "field": "npz"}.get(str(spec.get("kind")), "csv")
+    if _mapping(spec.get("vocabulary")).get("kind") == "codes":
+        ending = "npz"
     commands = [("64 samples", f"pushforward sample {run} -n 64 --seed 7 --out samples.{ending}")]
     condition = _mapping(spec.get("condition"))
     if condition.get("kind") == "class" and condition.get("size"):

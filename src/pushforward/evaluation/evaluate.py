@@ -14,26 +14,29 @@ import numpy as np
 import torch
 
 from pushforward.artefacts import write_picture
-from pushforward.data.batches import Data, WindowSplit, take
+from pushforward.data import conditions
+from pushforward.data.batches import STREAM, Data, WindowSplit, take
+from pushforward.data.units import units
 from pushforward.errors import UserError
-from pushforward.evaluation import fidelity, transport
+from pushforward.evaluation import fidelity, health, transport
 from pushforward.evaluation.case import REFERENCE, Case
 from pushforward.evaluation.cost import cost_measures
 from pushforward.evaluation.features import matrix
 from pushforward.evaluation.likelihood import likelihood_measures, true_density_measures
-from pushforward.evaluation.memory import memory_measures, text_measures
+from pushforward.evaluation.memory import memory_measures, nearest, text_measures
 from pushforward.evaluation.progress import Stages
 from pushforward.evaluation.records import Evaluation, Measure
 from pushforward.evaluation.two_sample import LARGEST_FIT as JUDGED
 from pushforward.evaluation.two_sample import class_measures, told_apart, transfer_measures
-from pushforward.models.contract import Density, Samples
+from pushforward.models.contract import Density, Samples, device_of
 from pushforward.pictures.draw import draw_pairs
 from pushforward.randomness import mix
 
 if TYPE_CHECKING:
     from pushforward.training.runs import Run
 
-ORDER = ("fidelity", "transport", "two-sample", "labels", "memory", "likelihood", "cost")
+ORDER = ("fidelity", "transport", "two-sample", "labels", "memory", "likelihood", "codes", "cost")
+DIAGNOSED = 512  # held-out data that a model is asked about
 
 
 def evaluate(
@@ -68,7 +71,8 @@ def evaluate(
         if case.sampled and not _text(case):
             _ = case.space  # a space that does not exist is an error, not a measure that is left out
         measures = _taken(case, [entry for entry in MEASURES if likelihood or entry.take is not _likelihood])
-    evaluation = Evaluation(sorted(measures, key=lambda m: ORDER.index(m.group)), case.protocol)
+        findings = _findings(case, measures)
+    evaluation = Evaluation(sorted(measures, key=lambda m: ORDER.index(m.group)), case.protocol, findings)
     if run.directory is not None:
         _keep(case, evaluation)
     return evaluation
@@ -87,6 +91,22 @@ def _taken(case: Case, entries: list[Entry]) -> list[Measure]:
                 reasons.setdefault(str(error), []).append(entry.name)
     case.protocol["left_out"] = [f"{', '.join(names)}: {reason}" for reason, names in reasons.items()]
     return measures
+
+
+def _findings(case: Case, measures: list[Measure]) -> list[str]:
+    """What a person should look at."""
+    found = {measure.name: measure for measure in measures}
+    said = health.narrow(found)
+    if case.sampled and not _text(case):
+        if _classes(case) and len(case.data.train) < STREAM:
+            labels = case.data.train.fetch(torch.from_numpy(case.neighbours.place))[1]
+            assert labels is not None and case.held[1] is not None and case.data.spec.condition is not None
+            said += health.missing_classes(labels.numpy(), case.held[1].numpy(), case.data.spec.condition.names)
+        n = min(len(case.values.samples), len(case.values.real))
+        apart = [nearest(rows[:n], rows[:n], np.arange(n))[0] for rows in (case.values.samples, case.values.real) if n > 1]
+        said += health.alike(*apart) if apart else []
+    figures = {name.replace(" ", "_"): measure.value for name, measure in found.items() if measure.group == "codes"}
+    return [*said, *health.copying(found), *health.overfitting(found), *health.unused_codes(figures)]
 
 
 def _keep(case: Case, evaluation: Evaluation) -> None:
@@ -177,6 +197,25 @@ def _likelihood(case: Case) -> list[Measure]:
     return likelihood_measures(case.run, case.spec, held, seen, case.seed, case.data.log_density)
 
 
+def _open(case: Case) -> bool:
+    return isinstance(case.run.model, health.Diagnoses)
+
+
+def _diagnosis(case: Case) -> list[Measure]:
+    """What the model says of its codes, about held-out data."""
+    model, (codes, condition) = case.run.model, (part if part is None else part[:DIAGNOSED] for part in case.held)
+    assert isinstance(model, health.Diagnoses) and codes is not None
+    device, asked = device_of(case.run.model), None
+    if case.spec.condition is not None and condition is not None:
+        asked = conditions.to_model(case.spec.condition, condition.to(device))
+    with torch.no_grad():
+        figures = model.diagnose(units(case.spec).to_model(codes.to(device)), condition=asked)
+    how = f"the model's own account of its codes of {len(codes)} held-out data"
+    return [
+        Measure(name.replace("_", " "), value, n=len(codes), protocol=how, group="codes") for name, value in figures.items()
+    ]
+
+
 def _cost(case: Case) -> list[Measure]:
     drawn = case.drawn if isinstance(case.run.model, Samples) else None
     size, seconds = (drawn.asked, drawn.seconds) if drawn else (0, 0.0)
@@ -217,5 +256,6 @@ MEASURES = (
     Entry("classes recognised", "recognising classes", _classes, _recognised),
     Entry("nearest training distance, suspected copies", "looking for copies", _numbers, _memory),
     Entry("likelihood", "likelihood", _always, _likelihood),
+    Entry("codes", "asking about codes", _open, _diagnosis),
     Entry("cost", "cost", _always, _cost),
 )

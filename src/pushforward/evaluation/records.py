@@ -101,10 +101,12 @@ class Procedure(TypedDict, total=False):
 
 @dataclass
 class Evaluation:
-    """The measures of one model, and the protocol that they were taken by (sizes, seeds, features, what was left out)."""
+    """The measures of one model, the protocol that they were taken by (sizes, seeds, features, what was left out), and what to
+    look at, in sentences: none where nothing is wrong."""
 
     measures: list[Measure]
     protocol: Procedure = field(default_factory=Procedure)
+    findings: list[str] = field(default_factory=list)
 
     def __getitem__(self, name: str) -> Measure:
         for measure in self.measures:
@@ -116,7 +118,8 @@ class Evaluation:
         return any(measure.name == name for measure in self.measures)
 
     def to_dict(self) -> dict[str, Any]:
-        return {"measures": [dataclasses.asdict(measure) for measure in self.measures], "protocol": self.protocol}
+        measures = [dataclasses.asdict(measure) for measure in self.measures]
+        return {"measures": measures, "protocol": self.protocol, "findings": self.findings}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Evaluation:
@@ -126,7 +129,8 @@ class Evaluation:
         >>> Evaluation.from_dict(evaluation.to_dict()) == evaluation
         True
         """
-        return cls([Measure(**measure) for measure in values["measures"]], Procedure(**values["protocol"]))
+        measures = [Measure(**measure) for measure in values["measures"]]
+        return cls(measures, Procedure(**values["protocol"]), list(values.get("findings", [])))
 
     def save(self, path: str | Path) -> Path:
         """Writes json, whole or not at all. `path` is a file, or a directory (then `metrics.json` in it)."""
@@ -144,7 +148,11 @@ class Evaluation:
         return cls.from_dict(read_json(path))
 
     def __str__(self) -> str:
-        return as_text(self.table())
+        return "\n".join([as_text(self.table()), *self.remarks()])
+
+    def remarks(self) -> list[str]:
+        """What to look at, as a list for the terminal; empty where nothing is wrong."""
+        return ["What to look at:", *(f"- {sentence}" for sentence in self.findings)] if self.findings else []
 
     def table(self, width: int = 120) -> Table:
         """The figures as a table for a terminal of `width` characters: value, interval, floor, unit and which way is better.
