@@ -70,7 +70,7 @@ ENDINGS = {
     "table": (".csv", ".parquet", ".png", ".npz", ".npy"),
     "point": (".csv", ".parquet", ".png", ".npz", ".npy"),
     "series": (".npz", ".npy", ".png"),
-    "field": (".npz", ".npy"),
+    "field": (".npz", ".npy", ".png"),
 }
 
 

@@ -13,6 +13,7 @@ from pushforward._version import VERSION
 from pushforward.artefacts import write_picture
 from pushforward.data.batches import take, take_conditions
 from pushforward.data.conditions import can_be_drawn
+from pushforward.data.spec import DataSpec
 from pushforward.errors import UserError
 from pushforward.models.contract import Decodes, Encodes, Samples, Trajectories
 from pushforward.pictures.draw import draw_pairs, draw_samples, draw_trajectory
@@ -28,11 +29,16 @@ def shown_conditions(run: Any, columns: int = 10, rows: int = 10) -> tuple[int, 
     classes = run.spec.classes
     if classes:
         return min(classes, rows) * columns, torch.arange(min(classes, rows)).repeat_interleave(columns)
-    n = {"image": 64, "tokens": 4, "series": 12}.get(run.spec.kind, 2000)
+    n = 64 if _tiled(run.spec) else {"tokens": 4, "series": 12}.get(run.spec.kind, 2000)
     if can_be_drawn(run.spec.condition):
         return n, None
     condition = _held_out_conditions(run, n)
     return (0, None) if condition is None else (n, condition)
+
+
+def _tiled(spec: DataSpec) -> bool:
+    """Whether data are drawn as tiles: images, fields, and grids of codes."""
+    return spec.kind in ("image", "field") or bool(spec.vocabulary and spec.vocabulary.grid and spec.kind == "tokens")
 
 
 def _held_out_conditions(run: Any, n: int) -> Tensor | None:
@@ -64,7 +70,7 @@ def sample_picture(run: Any, path: Path, step: int | None = None) -> None:
     if n == 0:
         return
     codes = run.sample_codes(n, condition=condition, seed=PICTURE_SEED)
-    beside = run.spec.kind not in ("image", "tokens") and run.data is not None
+    beside = not _tiled(run.spec) and run.spec.kind != "tokens" and run.data is not None
     real = take(run.data.train, 2000)[0] if beside else None
     if step is None:
         recipe = sample_recipe(run, n, PICTURE_SEED, condition, {})
@@ -87,7 +93,7 @@ def draw_coming_about(run: Any, seed: int) -> Any:
     """How samples come about; None where the model cannot show it, or there are no conditions to show it for."""
     if not isinstance(run.model, Trajectories) or run.spec.kind == "tokens":
         return None
-    n, frames = 10 if run.spec.kind == "image" else 2000, 9
+    n, frames = 10 if _tiled(run.spec) else 2000, 9
     condition = torch.arange(n) % run.spec.classes if run.spec.classes else None
     if not can_be_drawn(run.spec.condition):
         condition = _held_out_conditions(run, n)

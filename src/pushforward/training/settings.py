@@ -22,7 +22,7 @@ class TrainingSettings:
         seed: of the weights, the order of the data and all noise.
         device: "auto", "cpu", "cuda", "cuda:1", "mps".
         precision: "fp32", "bf16" (autocast), or "auto": time both on this hardware and keep the faster.
-        resume: go on with the run in `out` (by default runs/MODEL-DATA), exactly where its last checkpoint stands.
+        resume: go on with the run in `out` (by default the newest of its kind in runs/), exactly where its checkpoint stands.
         learning_rate: of the first player, instead of its own; other players keep their ratio to it.
         clip: largest norm of a player's gradient; 0 leaves it alone.
         accumulate: cut each batch into so many micro-batches, to save memory.

@@ -10,7 +10,7 @@ import contextlib
 import datetime
 import platform
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, cast
@@ -150,21 +150,16 @@ def _train(
         model = engine.replicate(model)
     players = cast(Learns, model).players()
     dequantise = bool(getattr(model, "dequantise", False))
+    display = Display(f"{name} on {data.spec.name}", None, None, quiet=rank > 0)
 
     def make_batches(size: int) -> Batches:
         return Batches(
             data.train, data.spec, size, seed=settings.seed, rank=rank, world=world, device=device, dequantise=dequantise
         )
 
-    display = Display(f"{name} on {data.spec.name}", None, None, quiet=rank > 0)
     size = settings.batch_size or _defaults(name).get("batch_size", 128)
-    if size == "auto" and begun:
-        size = begun.record["training"]["batch_size"]  # as it was measured then
-    elif size == "auto":
-        from pushforward.training.batch_size import largest_worthwhile
-
-        size = largest_worthwhile(players, make_batches, device, limit=len(data.train))
-        display.say(f"batch size {size} (measured)")
+    if size == "auto":
+        size = _measured_batch_size(begun, players, make_batches, device, len(data.train), display)
     batches = make_batches(int(size))
     steps = display.total = _steps(name, players, len(data.train), batches.global_size, settings)
     if begun:
@@ -210,6 +205,24 @@ def _train(
 def _defaults(name: str) -> dict[str, Any]:
     """How long, and with how many data an update, a method of the zoo is trained where nothing else is said."""
     return zoo.ZOO[name].training if name in zoo.ZOO else {}
+
+
+def _measured_batch_size(
+    begun: Begun | None,
+    players: list[Player],
+    make_batches: Callable[[int], Batches],
+    device: torch.device,
+    limit: int,
+    display: Display,
+) -> int:
+    """The largest batch size that pays; of a run that is taken up again, as it was measured then."""
+    if begun:
+        return begun.record["training"]["batch_size"]
+    from pushforward.training.batch_size import largest_worthwhile
+
+    size = largest_worthwhile(players, make_batches, device, limit=limit)
+    display.say(f"batch size {size} (measured)")
+    return size
 
 
 def _steps(name: str, players: list[Player], examples: int, batch: int, settings: TrainingSettings) -> int | None:
