@@ -1,0 +1,273 @@
+"""How far mass has to be carried: the distances of optimal transport.
+
+    W_p(mu, nu)^p = min over couplings of E |x - y|^p
+
+is a linear programme. On a line the cheapest coupling sorts both sides, W_p^p = int_0^1 |F^-1(u) - G^-1(u)|^p du. Of two finite
+sets POT solves it exactly, or with an entropy term by Sinkhorn's iterations (Cuturi 2013). Sliced distances average, or
+maximise, the line's over directions (Rabin et al. 2012; Deshpande et al. 2019). W_1 has a dual (Kantorovich and Rubinstein
+1958),
+
+    W_1(mu, nu) = max over 1-Lipschitz f of E_mu f - E_nu f,
+
+solved here as a linear programme on a finite set, and by training a network that cannot but be 1-Lipschitz: layers with
+orthogonal rows and activations that sort pairs, which lose no gradient norm (Anil, Lucas and Grosse 2019, arXiv:1811.05381).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import orthogonal
+
+from pushforward.distributions.divergences import checked_simplex
+from pushforward.errors import UserError
+from pushforward.randomness import Rng, mix, seeded
+
+
+def line_cost(
+    x: Float[Tensor, "n *k"],
+    y: Float[Tensor, "m *k"],
+    order: float = 1.0,
+    p: Float[Tensor, " _"] | None = None,
+    q: Float[Tensor, " _"] | None = None,
+) -> Float[Tensor, "*k"]:
+    """W_order^order of the columns of x and y (points on lines, any numbers of them, with weights p and q), exactly.
+
+    Differentiable in x and y. Its root `** (1 / order)` is the distance.
+
+    >>> line_cost(torch.tensor([0.0, 1.0]), torch.tensor([3.0, 2.0]), order=2)
+    tensor(4., dtype=torch.float64)
+    """
+    x, y = x.double(), y.double()
+    if p is None and q is None and len(x) == len(y):
+        return (x.sort(0).values - y.sort(0).values).abs().pow(order).mean(0)
+    columns = x.shape[1:]
+    x, y = x.reshape(len(x), -1), y.reshape(len(y), -1)
+    (x, levels_x), (y, levels_y) = _quantiles(x, p, "p"), _quantiles(y, q, "q")
+    # Both quantile functions are steps; between neighbouring levels of either, both are constant.
+    levels = torch.cat([levels_x, levels_y], 1).sort(1).values
+    widths = levels.diff(dim=1, prepend=torch.zeros_like(levels[:, :1]))
+    middles = levels - widths / 2
+    at_x = torch.searchsorted(levels_x, middles).clamp(max=x.shape[1] - 1)
+    at_y = torch.searchsorted(levels_y, middles).clamp(max=y.shape[1] - 1)
+    return (widths * (x.gather(1, at_x) - y.gather(1, at_y)).abs().pow(order)).sum(1).reshape(columns)
+
+
+def _quantiles(x: Tensor, weights: Tensor | None, name: str) -> tuple[Tensor, Tensor]:
+    """Columns (n, k) as sorted rows (k, n), and the level up to which the quantile function has each value."""
+    values, order = x.T.contiguous().sort(1)
+    if weights is None:
+        levels = torch.arange(1, len(x) + 1, dtype=x.dtype, device=x.device).expand_as(values) / len(x)
+    else:
+        if weights.shape != x.shape[:1]:
+            raise UserError(f"{name} has {weights.numel()} weights for {len(x)} points; give one each.")
+        levels = checked_simplex(weights, name)[order].cumsum(1)
+        levels = levels / levels[:, -1:]
+    return values, levels.contiguous()
+
+
+def wasserstein_1d(
+    x: Float[Tensor, " n"],
+    y: Float[Tensor, " m"],
+    order: float = 1.0,
+    p: Float[Tensor, " _"] | None = None,
+    q: Float[Tensor, " _"] | None = None,
+) -> Float[Tensor, ""]:
+    """The distance W_order of points on a line, exactly, in the units of x."""
+    return line_cost(x, y, order, p, q) ** (1 / order)
+
+
+def histogram_w1(
+    edges_p: Float[Tensor, " k1"], p: Float[Tensor, " k"], edges_q: Float[Tensor, " j1"], q: Float[Tensor, " j"]
+) -> Float[Tensor, ""]:
+    """W_1 = int |F - G| of two histograms whose masses p, q are spread evenly over their bins, exactly.
+
+    >>> float(histogram_w1(torch.tensor([0.0, 1.0]), torch.tensor([1.0]), torch.tensor([0.0, 2.0]), torch.tensor([1.0])))
+    0.5
+    """
+    edges = torch.cat([edges_p, edges_q]).double().unique()
+    gap = _step_cdf(edges, edges_p, p) - _step_cdf(edges, edges_q, q)  # linear between the edges
+    a, b = gap[:-1], gap[1:]
+    size = a.abs() + b.abs()
+    crossing = (a**2 + b**2) / torch.where(size > 0, size, 1.0) / 2  # two triangles, where F crosses G
+    return (torch.where(a * b >= 0, size / 2, crossing) * edges.diff()).sum()
+
+
+def _step_cdf(x: Tensor, edges: Tensor, masses: Tensor) -> Tensor:
+    edges, masses = edges.double(), checked_simplex(masses, "a histogram")
+    if len(edges) != len(masses) + 1 or not bool((edges.diff() > 0).all()):
+        raise UserError(f"{len(masses)} bins need {len(masses) + 1} rising edges; there are {len(edges)}.")
+    covered = ((x[:, None] - edges[:-1]) / edges.diff()).clamp(0, 1)
+    return (covered * masses).sum(1)
+
+
+def transport_plan(
+    cost: Float[Tensor, "n m"], p: Float[Tensor, " _"] | None = None, q: Float[Tensor, " _"] | None = None
+) -> tuple[Float[Tensor, "n m"], Float[Tensor, ""]]:
+    """The cheapest plan and its cost, exactly, by POT's network simplex (O(n^3)): rows sum to p, columns to q (or evenly)."""
+    import ot
+
+    p, q = _masses(cost, p, q)
+    plan = torch.from_numpy(ot.emd(p.numpy(), q.numpy(), _on_cpu(cost).numpy(), numItermax=10_000_000))
+    return plan.to(cost.device), (plan * _on_cpu(cost)).sum().to(cost.device)
+
+
+def sinkhorn(
+    cost: Float[Tensor, "n m"],
+    p: Float[Tensor, " _"] | None = None,
+    q: Float[Tensor, " _"] | None = None,
+    *,
+    epsilon: float,
+    iterations: int = 10_000,
+) -> tuple[Float[Tensor, "n m"], Float[Tensor, ""]]:
+    """The plan that minimises <plan, cost> + epsilon sum plan (log plan - 1), and its <plan, cost>: above the exact cost, and
+    falling to it with epsilon. In logarithms, by POT."""
+    import ot
+
+    if epsilon <= 0:
+        raise UserError(f"epsilon={epsilon} was given; it is above 0, in the units of the cost (transport_plan is its limit).")
+    p, q = _masses(cost, p, q)
+    c = _on_cpu(cost)
+    plan = ot.sinkhorn(p.numpy(), q.numpy(), c.numpy(), epsilon, method="sinkhorn_log", numItermax=iterations, warn=False)
+    return torch.from_numpy(plan).to(cost.device), (torch.from_numpy(plan) * c).sum().to(cost.device)
+
+
+def _on_cpu(cost: Tensor) -> Tensor:
+    return cost.detach().double().cpu().contiguous()
+
+
+def _masses(cost: Tensor, p: Tensor | None, q: Tensor | None) -> tuple[Tensor, Tensor]:
+    made = []
+    for name, given, size in (("p", p, cost.shape[0]), ("q", q, cost.shape[1])):
+        if given is not None and given.shape != (size,):
+            raise UserError(f"{name} has {given.numel()} masses and the cost matrix {size} places for them; give one each.")
+        weights = torch.full((size,), 1 / size) if given is None else given.detach().cpu()
+        weights = checked_simplex(weights, name)
+        made.append(weights / weights.sum())  # float32 masses of both sides would differ in their sums
+    return made[0], made[1]
+
+
+def unit_directions(dimensions: int, count: int, rng: Rng) -> Float[Tensor, "d c"]:
+    """Random unit vectors as columns, common to all rows (in one dimension there is only one)."""
+    if dimensions == 1:
+        return torch.ones(1, 1, device=rng.device)
+    theta = torch.special.ndtri(rng.shared(dimensions, count).double().clamp(min=2**-26)).float()
+    return theta / theta.norm(dim=0)
+
+
+def sliced_wasserstein(
+    x: Float[Tensor, "n d"], y: Float[Tensor, "m d"], rng: Rng, *, order: float = 2.0, projections: int = 256
+) -> Float[Tensor, ""]:
+    """(mean over random directions of W_order^order of the shadows)^(1/order): two Gaussians shifted by v are at |v| / sqrt(d)
+    for order 2. Differentiable."""
+    theta = unit_directions(x.shape[1], projections, rng).to(x.dtype)
+    return line_cost(x @ theta, y @ theta, order).mean() ** (1 / order)
+
+
+def max_sliced_wasserstein(
+    x: Float[Tensor, "n d"], y: Float[Tensor, "m d"], rng: Rng, *, order: float = 2.0, starts: int = 16, steps: int = 100
+) -> Float[Tensor, ""]:
+    """The distance of the shadows along the direction where it is largest, found by ascent from random directions and the
+    direction of the means' difference; a lower bound of the maximum."""
+    shift = (x.mean(0) - y.mean(0)).detach()
+    theta = torch.cat(
+        [unit_directions(x.shape[1], starts, rng).to(x.dtype), (shift / shift.norm().clamp(min=1e-12))[:, None]], 1
+    )
+    x_, y_ = x.detach(), y.detach()
+    theta = theta.requires_grad_()
+    ascent = torch.optim.Adam([theta], lr=0.05)
+    for _ in range(steps):
+        unit = theta / theta.norm(dim=0).clamp(min=1e-12)
+        (gradient,) = torch.autograd.grad(-line_cost(x_ @ unit, y_ @ unit, order).sum(), theta)
+        theta.grad = gradient
+        ascent.step()
+    unit = (theta / theta.norm(dim=0).clamp(min=1e-12)).detach()
+    return line_cost(x @ unit, y @ unit, order).max() ** (1 / order)
+
+
+def kantorovich_rubinstein(
+    distances: Float[Tensor, "k k"], p: Float[Tensor, " _"], q: Float[Tensor, " _"]
+) -> tuple[Float[Tensor, ""], Float[Tensor, " k"]]:
+    """max over f with f_i - f_j <= distances_ij of sum f (p - q), and the f: W_1 of p and q on k places, by linear programming.
+
+    distances: a metric (zero diagonal, triangle inequality); the pair of values with `transport_plan`'s are equal.
+    """
+    import numpy as np
+    from scipy.optimize import linprog
+    from scipy.sparse import coo_array
+
+    k = len(p)
+    if distances.shape != (k, k) or len(q) != k:
+        raise UserError(f"p is over {k} places, q over {len(q)} and the distances are {tuple(distances.shape)}; all agree.")
+    weights, c = checked_simplex(p, "p") - checked_simplex(q, "q"), distances.double()
+    i, j = np.nonzero(~np.eye(k, dtype=bool))
+    rows = np.arange(len(i))
+    signs = np.concatenate([np.ones(len(i)), -np.ones(len(i))])
+    constraints = coo_array((signs, (np.concatenate([rows, rows]), np.concatenate([i, j]))), shape=(len(i), k)).tocsr()
+    # f is determined up to a constant: f_0 = 0
+    bounds = [(0, 0)] + [(None, None)] * (k - 1)
+    found = linprog(-weights.cpu().numpy(), constraints, c.cpu().numpy()[i, j], bounds=bounds, method="highs")
+    if found.status != 0:
+        raise UserError(f"the dual has no solution ({found.message.strip()}); are the distances all >= 0 and finite?")
+    return torch.tensor(-found.fun, dtype=torch.float64), torch.from_numpy(found.x)
+
+
+class _SortedPairs(nn.Module):
+    """(a, b) -> (min, max) of neighbouring units: 1-Lipschitz, and keeps every gradient's norm (GroupSort with groups of 2)."""
+
+    def forward(self, h: Tensor) -> Tensor:
+        return h.unflatten(-1, (-1, 2)).sort(-1).values.flatten(-2)
+
+
+def lipschitz_critic(dimensions: int, hidden: Sequence[int] = (64, 64, 64), seed: int = 0) -> nn.Sequential:
+    """A network (B, d) -> (B, 1) that is 1-Lipschitz by construction, whatever its parameters are."""
+    with seeded(seed):
+        layers: list[nn.Module] = []
+        for width in hidden:
+            layers += [orthogonal(nn.Linear(dimensions, width), orthogonal_map="cayley"), _SortedPairs()]
+            dimensions = width
+        return nn.Sequential(*layers, orthogonal(nn.Linear(dimensions, 1), orthogonal_map="cayley"))
+
+
+def critic_w1(
+    x: Float[Tensor, "n d"],
+    y: Float[Tensor, "m d"],
+    *,
+    seed: int = 0,
+    hidden: Sequence[int] = (64, 64, 64),
+    steps: int = 600,
+    batch: int = 512,
+    learning_rate: float = 5e-3,
+) -> tuple[float, float, nn.Module]:
+    """W_1 by Kantorovich and Rubinstein's dual: (estimate, its standard error, the critic).
+
+    The critic f is trained on half of the rows; the estimate E f(x) - E f(y) is taken on the other half, where f has nothing
+    learned by heart: in expectation it is a lower bound of the true distance, unlike that of two finite sets. As much too
+    low as the critic is not optimal.
+    """
+    if min(len(x), len(y)) < 4:
+        raise UserError(f"{len(x)} and {len(y)} points were given; a critic needs at least four on each side.")
+    centre = torch.cat([x, y]).mean(0)
+    scale = (torch.cat([x, y]) - centre).square().mean().sqrt().clamp(min=1e-12)  # W_1 scales with the data
+    x, y = ((z.detach().float() - centre) / scale for z in (x, y))
+    critic = lipschitz_critic(x.shape[1], hidden, mix(seed, 0xC717)).to(x.device)
+    generator = torch.Generator(x.device).manual_seed(mix(seed, 0xBA7C))
+    sides = [z[torch.randperm(len(z), generator=generator, device=z.device)] for z in (x, y)]
+    halves = [z[: len(z) // 2] for z in sides]
+    optimiser = torch.optim.Adam(critic.parameters(), learning_rate, betas=(0.5, 0.99))
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
+    for _ in range(steps):
+        a, b = (z[torch.randint(len(z), (batch,), generator=generator, device=z.device)] for z in halves)
+        values = critic(torch.cat([a, b]))
+        loss = values[batch:].mean() - values[:batch].mean()
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        schedule.step()
+    with torch.no_grad():
+        f, g = (critic(z[len(z) // 2 :])[:, 0].double() * scale.double() for z in sides)
+    stderr = (f.var() / len(f) + g.var() / len(g)).sqrt()
+    return float(f.mean() - g.mean()), float(stderr), critic
