@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from pushforward.data import images
+from pushforward.data import decoding, images
 from pushforward.data.batches import Batches, take
 from pushforward.data.loading import load_data
 from pushforward.errors import UserError
@@ -16,7 +16,7 @@ from pushforward.errors import UserError
 def write(path, mode="RGB", size=(9, 6), value=None, seed=0):
     """An image of width x height; noise, or of one value."""
     rng = np.random.default_rng(seed)
-    channels = images.CHANNELS[mode]
+    channels = decoding.CHANNELS[mode]
     shape = (size[1], size[0]) if channels == 1 else (size[1], size[0], channels)
     if mode == "I;16":
         array = rng.integers(0, 65536, shape).astype(np.uint16)
@@ -31,7 +31,7 @@ def write(path, mode="RGB", size=(9, 6), value=None, seed=0):
 def test_modes_and_odd_shapes_are_kept_to_the_bit(tmp_path, mode):
     arrays = [write(tmp_path / f"{i:02d}.png", mode, seed=i) for i in range(12)]
     data = load_data(tmp_path, validation=0, test=0)
-    assert data.spec.mode == mode and data.spec.shape == (images.CHANNELS[mode], 6, 9) and not data.notes
+    assert data.spec.mode == mode and data.spec.shape == (decoding.CHANNELS[mode], 6, 9) and not data.notes
     assert data.spec.levels == (65536 if mode == "I;16" else 256) and data.spec.condition is None
     first = arrays[0][None] if arrays[0].ndim == 2 else arrays[0].transpose(2, 0, 1)
     assert np.array_equal(data.train.codes[0].numpy(), first)
@@ -139,7 +139,7 @@ def test_larger_than_memory_is_decoded_when_fetched(tmp_path, monkeypatch):
     held = load_data(tmp_path)
     monkeypatch.setattr(images, "MEMORY", 1000)
     lazy = load_data(tmp_path)
-    assert isinstance(lazy.train, images.LazyImages) and lazy.spec == held.spec
+    assert isinstance(lazy.train, decoding.LazyImages) and lazy.spec == held.spec
     for a, b in ((lazy.train, held.train), (lazy.test, held.test)):
         for x, y in zip(take(a), take(b), strict=True):
             assert torch.equal(x, y)
@@ -200,7 +200,7 @@ def test_datasets_in_every_form(dataset, form, tmp_path, monkeypatch):
     data = load_data(source)
     assert data.spec.shape == (3, 5, 7) and data.spec.condition.names == ("even", "odd", "never")
     assert len(data.test) == (10 if form in ("saved dict", "folder") else 8)
-    assert isinstance(data.train, images.LazyImages) == (form == "mapped")
+    assert isinstance(data.train, decoding.LazyImages) == (form == "mapped")
     codes, condition = take(data.train)
     assert torch.equal(codes[:, 0, 0, 0].long() % 2, condition)
     codes, condition = take(load_data(source, attributes="all").train)
@@ -229,4 +229,19 @@ def test_the_crop_lies_within_the_image_whatever_the_sizes():
     for size in [(w, h) for w in range(1, 60, 3) for h in range(1, 60, 3)]:
         image = Image.new("L", size, 7)
         for height, width in [(49, 49), (55, 41), (64, 64), (13, 7), (3, 98)]:
-            assert (images.render(image, images.Plan("L", height, width)) == 7).all(), size
+            assert (decoding.render(image, decoding.Plan("L", height, width)) == 7).all(), size
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "gif", "bmp", "webp", "tif", "ppm"])
+def test_damaged_files_are_skipped_whatever_their_decoder_raises(tmp_path, suffix):
+    """Cut short, or with bytes changed in the header: an exception of Pillow's must not end the loading of all others."""
+    rng = np.random.default_rng(0)
+    for i in range(12):
+        Image.fromarray(rng.integers(0, 256, (9, 9, 3), dtype=np.uint8)).save(tmp_path / f"whole{i}.{suffix}")
+    raw = (tmp_path / f"whole0.{suffix}").read_bytes()
+    for i in range(120):
+        damaged = bytearray(raw[: rng.integers(1, len(raw))] if i % 2 else raw)
+        for place in rng.integers(0, min(len(damaged), 60), 4):
+            damaged[place] = rng.integers(256)
+        (tmp_path / f"x{i}.{suffix}").write_bytes(bytes(damaged))
+    assert len(load_data(tmp_path, validation=0, test=0, size=8).train) >= 12

@@ -305,7 +305,7 @@ def _image_spec(images: _Images, options: Options, name: str, notes: list[str]) 
     if wanted != (height, width) or mode != images.mode:
         if images.mode is None or mode is None:
             raise UserError(f"images of {channels} channels and {levels} levels cannot be resized here; do it before loading.")
-        from pushforward.data.images import Plan, rearrange
+        from pushforward.data.decoding import Plan, rearrange
 
         plan = Plan(mode, wanted[0], wanted[1], options.crop)
         codes = {part: rearrange(array, images.mode, plan, levels) for part, array in images.codes.items()}

@@ -10,7 +10,8 @@ from typing import Any
 from pushforward.data import assembly
 from pushforward.data.assembly import RawCondition
 from pushforward.data.batches import Data
-from pushforward.data.images import folder_records, load_records
+from pushforward.data.decoding import folder_records
+from pushforward.data.images import load_records
 from pushforward.data.options import IMAGE_SUFFIXES, PART_NAMES, Options
 from pushforward.errors import UserError
 

@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 from datasets import ClassLabel, Dataset, DatasetDict, Image, Value
+from datasets.exceptions import DatasetsError
 from datasets.table import InMemoryTable
 
 from pushforward.data import assembly, images
 from pushforward.data.assembly import LABELS, RawCondition
 from pushforward.data.batches import Data
-from pushforward.data.images import Records
+from pushforward.data.decoding import Records
 from pushforward.data.options import PART_NAMES, Options
 from pushforward.errors import UserError, nearest
 
@@ -33,7 +34,7 @@ def _parquet(files: list[Path]) -> Dataset:
         return Dataset(InMemoryTable(pa.concat_tables([pq.read_table(path) for path in files])))
     except PermissionError:
         raise
-    except Exception as error:
+    except (pa.ArrowException, DatasetsError, OSError, ValueError) as error:
         raise UserError(f"{', '.join(path.name for path in files)} cannot be read as parquet ({error}).") from None
 
 
@@ -51,8 +52,10 @@ def load_hub(name: str, options: Options, local: Sequence[str]) -> Data:
     """A set of the hub by name ("owner/name", or "owner/name:configuration"), fetched once and cached by `datasets`."""
     import datasets
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import RepositoryNotFoundError
+    from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
 
+    # What keeps the hub from answering: the errors of whichever HTTP library it is built on, of sockets, of odd names.
+    unreachable = (*HfHubHTTPError.__bases__, OSError, ValueError)
     repository, _, configuration = name.partition(":")
     try:
         HfApi().dataset_info(repository, timeout=5)
@@ -60,17 +63,17 @@ def load_hub(name: str, options: Options, local: Sequence[str]) -> Data:
         raise UserError(
             f"'{name}' is no file, no folder, no built-in data and no data set of the Hugging Face hub; {nearest(name, local)}."
         ) from None
-    except Exception as error:  # whatever keeps the hub from answering; what was fetched before still loads
+    except unreachable as error:  # what was fetched before still loads
         try:
             datasets.load.CachedDatasetModuleFactory(repository).get_module()
-        except Exception:
+        except (DatasetsError, OSError, ValueError):
             raise UserError(
                 f"'{name}' is no file, no folder and no built-in data, and the Hugging Face hub cannot be asked for it "
                 f"({type(error).__name__}); {nearest(name, local)}."
             ) from None
     try:
         loaded = datasets.load_dataset(repository, configuration or None)
-    except Exception as error:
+    except (DatasetsError, RuntimeError, ImportError, *unreachable) as error:  # RuntimeError: a set that needs code to load
         raise UserError(f"the data set '{name}' of the Hugging Face hub cannot be loaded: {str(error).strip()[:300]}") from None
     return load_datasets(loaded, options, repository.rsplit("/", 1)[-1], [])
 
