@@ -437,3 +437,52 @@ def test_feature_spaces_that_make_no_sense_are_sentences():
     np.testing.assert_allclose(matrix(points, torch.tensor([[1.0, 5.0]])), [[1.0, 2.0]])
     with pytest.raises(UserError, match="auto"):
         feature_space(DIGITS, torch.zeros(3, 1, 8, 8, dtype=torch.uint8), space="inception")
+
+
+@pytest.mark.parametrize("shape", [(1, 4, 4), (2, 3, 5), (4, 12)])
+def test_fields_are_vectors(shape):
+    """Numbers that look like an image are none: no classifier, no picture, no bits per dimension; far-off channels weigh the
+    same as near ones."""
+    generator = torch.Generator().manual_seed(0)
+    columns = tuple(Column(f"c{i}", "number", mean=100.0 * i, scale=1.0 + i) for i in range(shape[0]))
+    spec = DataSpec("field", shape, condition=Condition("class", 3), columns=columns, name="codes")
+    places = (shape[0], *(1,) * (len(shape) - 1))
+    mean, scale = (torch.tensor([float(getattr(c, part)) for c in columns]).reshape(places) for part in ("mean", "scale"))
+
+    def draw(n, condition=None, g=generator):
+        return torch.randn(n, *shape, generator=g) * scale + mean
+
+    data = Data(spec, ArraySplit(draw(200), torch.arange(200) % 3), test=ArraySplit(draw(100), torch.arange(100) % 3))
+    found = evaluate(MadeUpRun(spec, draw), data, progress=False)
+    assert found.protocol["features"] == {"name": "standardised values", "hash": "", "dimensions": math.prod(shape)}
+    assert found["told from real (C2ST)"].real and found["sliced Wasserstein"].value < 1
+    assert "told from real by values" not in found and "bits per dimension" not in found
+    assert not found.protocol["left_out"] and not found.findings
+
+    def spoilt(n, condition, g):
+        codes = draw(n, condition, g)
+        codes[0, 0], codes[1, -1] = math.nan, math.inf
+        return codes
+
+    assert evaluate(MadeUpRun(spec, spoilt), data, progress=False).protocol["n"] == 98
+    with pytest.raises(UserError, match="holds field"):
+        evaluate(MadeUpRun(spec, draw), data, progress=False, features="classifier")
+
+
+@pytest.mark.parametrize("grid", [(), (4, 4)])
+def test_codes_are_measured_by_their_runs(grid):
+    """Integers that stand for no text: eight of them in a row tell copies from new ones."""
+    generator = torch.Generator().manual_seed(1)
+    spec = DataSpec("tokens", (16,), vocabulary=Vocabulary("codes", 64, grid=grid), name="codes")
+    rows = torch.randint(0, 64, (500, 16), generator=generator)
+    data = Data(spec, ArraySplit(rows[:300]), test=ArraySplit(rows[300:400]))
+    new = evaluate(MadeUpRun(spec, lambda n, c, g: rows[400 : 400 + n]), data, progress=False)
+    assert new["copied 8-grams"].value == 0 and new["distinct 4-grams"].real and not new.findings
+    copies = evaluate(MadeUpRun(spec, lambda n, c, g: rows[:n]), data, progress=False)
+    assert copies["copied 8-grams"].value == 1 and "by heart" in copies.findings[0]
+    stuck = evaluate(MadeUpRun(spec, lambda n, c, g: torch.full((n, 16), 7)), data, progress=False)
+    assert "repeat themselves" in stuck.findings[0]
+    short = DataSpec("tokens", (3,), vocabulary=Vocabulary("codes", 64))
+    data = Data(short, ArraySplit(rows[:300, :3]), test=ArraySplit(rows[300:, :3]))
+    found = evaluate(MadeUpRun(short, lambda n, c, g: rows[:n, :3]), data, progress=False)
+    assert found.protocol["left_out"] == ["distinct and copied n-grams: 3 tokens are too short for runs of 4"]

@@ -99,7 +99,7 @@ class Model(nn.Module):
 class WithCodes(Model):
     def diagnose(self, x, *, condition=None):
         assert x.shape[1:] == (1, 8, 8) and x.min() >= -1 and len(condition) == len(x)
-        return {"active_units": 1.0, "units": 32.0}
+        return {"active_units": 1.0, "units": 32.0, "perplexity": 300.0, "codes": 512.0}
 
 
 class MadeUpRun:
@@ -153,6 +153,7 @@ def test_training_data_are_copies(digits):
 def test_a_model_is_asked_about_its_codes(digits):
     found = examined(digits, digits[1], WithCodes())
     assert found["active units"].value == 1 and found["active units"].group == "codes"
+    assert found["codebook perplexity"].value == 300
     assert len(found.findings) == 1 and "1 of 32 latent units" in found.findings[0]
 
 

@@ -40,4 +40,4 @@ def run(argv: Sequence[str]) -> None:
     )
     console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else 140)
     console.print(found.table(console.width))
-    console.print(f"page: {found.page}")
+    console.print(f"page: {found.page}", soft_wrap=True, markup=False)

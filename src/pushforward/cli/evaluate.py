@@ -50,4 +50,4 @@ def measure_and_report(run: Any, data: Any = None, **options: Any) -> None:
     console.print(evaluation.table(console.width))
     for line in evaluation.remarks():
         console.print(line, markup=False, highlight=False)
-    console.print(f"report: {write_report(run.directory)}")
+    console.print(f"report: {write_report(run.directory)}", soft_wrap=True, markup=False)

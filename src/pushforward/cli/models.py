@@ -10,6 +10,8 @@ from typing import Any
 from pushforward import zoo
 from pushforward.cli.parsing import Parser, peel
 
+WIDE = 130  # characters of a terminal that has room for every column
+
 DESCRIPTION = """Lists every model: name, family, what it can do, one line, paper. With a name: its options with defaults and
 explanations, and how to sample it."""
 
@@ -20,22 +22,26 @@ def run(argv: Sequence[str]) -> None:
     from rich.console import Console
 
     console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else 140)
-    if words:
-        console.print(describe(words[0]))
-    else:
-        console.print(table())
+    console.print(describe(words[0]) if words else table(console.width))
 
 
-def table() -> Any:
-    """All models."""
+def table(width: int = 140) -> Any:
+    """All models, for a terminal of `width` characters; where columns would be too narrow to read, they stand in one."""
     from rich.table import Table
 
     from pushforward.models.contract import capabilities
 
-    out = Table("name", "family", "learns", "can", "what", "paper", title="models", show_lines=True)
+    out = Table(title="models", show_lines=True)
+    out.add_column("name", style="bold", no_wrap=True)
+    for heading in ("family", "learns", "can", "what", "paper") if width >= WIDE else ("what",):
+        out.add_column(heading)
     for name, line in zoo.ZOO.items():
-        can = " ".join(capabilities(line.load()))
-        out.add_row(f"[bold]{name}", line.family, " ".join(line.kinds), can, line.summary, line.paper)
+        can = capabilities(line.load())
+        if width >= WIDE:
+            out.add_row(name, line.family, " ".join(line.kinds), " ".join(can), line.summary, line.paper)
+        else:
+            said = f"[dim]{line.family}; learns {', '.join(line.kinds)}; can: {', '.join(can)}[/dim]"
+            out.add_row(name, f"{line.summary}\n{said}\n[dim]{line.paper}[/dim]")
     return out
 
 
@@ -43,7 +49,6 @@ def describe(name: str) -> Any:
     """One model: what it is, its options, and those of its samples."""
     from docstring_parser import parse
     from rich.console import Group
-    from rich.table import Table
     from rich.text import Text
 
     from pushforward.models.contract import capabilities
@@ -57,17 +62,28 @@ def describe(name: str) -> Any:
     trains = ", ".join(f"{key} {value}" for key, value in line.training.items())
     words.append(f"trains by default: {trains}\n")
     said = {parameter.arg_name: parameter.description for parameter in parse(built.__doc__ or "").params}
-    options = Table("option", "default", "what", title=f"pushforward train {name} --model.OPTION", title_justify="left")
+    options = _options_table(f"pushforward train {name} --model.OPTION")
     for key, parameter in zoo.options(name).items():
         options.add_row(key.replace("_", "-"), str(parameter.default), " ".join((said.get(key) or "").split()))
     parts: list[Any] = [words, options]
     sample = getattr(built, "sample", None)
     if sample is not None:
         said = {parameter.arg_name: parameter.description for parameter in parse(sample.__doc__ or "").params}
-        sampling = Table("option", "default", "what", title="pushforward sample RUN --OPTION", title_justify="left")
+        sampling = _options_table("pushforward sample RUN --OPTION")
         for key, parameter in inspect.signature(sample).parameters.items():
             if key not in ("self", "n", "condition", "generator"):
                 sampling.add_row(key.replace("_", "-"), str(parameter.default), " ".join((said.get(key) or "").split()))
         if sampling.row_count:
             parts.append(sampling)
     return Group(*parts)
+
+
+def _options_table(title: str) -> Any:
+    """An empty table of options: their names are never cut, explanations wrap."""
+    from rich.table import Table
+
+    out = Table(title=title, title_justify="left")
+    out.add_column("option", no_wrap=True)
+    out.add_column("default", max_width=24, overflow="fold")
+    out.add_column("what")
+    return out

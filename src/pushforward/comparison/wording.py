@@ -43,6 +43,7 @@ MEANINGS = {
     "distinct": "How varied the text is, or the rows of codes.",
     "copied": "How much of the samples stands in the training data just so.",
     "active units": "Latent dimensions that say something about a datum.",
+    "codebook perplexity": "How many entries of the codebook are in use, as if equally often.",
     "kl per unit": "How much a latent dimension says about a datum, on average.",
     "parameters": "How many numbers were learned.",
     "model size": "Memory that the model takes.",

@@ -11,15 +11,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pushforward.data import conditions
 from pushforward.data.batches import STREAM, ArraySplit, Data, take
 from pushforward.data.spec import DataSpec
+from pushforward.data.units import units
 from pushforward.errors import UserError
 from pushforward.evaluation.features import LARGEST_FIT, FeatureSpace, feature_space, matrix, values_name
+from pushforward.evaluation.health import Diagnoses
 from pushforward.evaluation.memory import nearest
 from pushforward.evaluation.progress import Stages
 from pushforward.evaluation.records import Procedure
 from pushforward.evaluation.sides import sides
-from pushforward.models.contract import Samples
+from pushforward.models.contract import Samples, device_of
 from pushforward.randomness import mix
 
 if TYPE_CHECKING:
@@ -29,6 +32,7 @@ LARGEST = 2000
 REFERENCE = 50_000  # training data that samples are compared with, one by one
 FIGURES = 2**27  # and how many numbers these may be
 PICTURED = 16
+DIAGNOSED = 512  # held-out data that a model is asked about
 
 Rows = tuple[Tensor, Tensor | None]  # codes (n, ...) and their conditions
 
@@ -203,6 +207,18 @@ class Case:
             "distance": [round(float(d), 6) for d in distance[closest]],
         }
         return Neighbours(distance, indices[index].numpy(), usual, most)
+
+    @cached_property
+    def diagnosis(self) -> dict[str, float]:
+        """What the model says of its codes of held-out data; nothing where it says nothing."""
+        model, (codes, condition) = self.run.model, self.held
+        if not isinstance(model, Diagnoses):
+            return {}
+        device, asked = device_of(self.run.model), None
+        if self.spec.condition is not None and condition is not None:
+            asked = conditions.to_model(self.spec.condition, condition[:DIAGNOSED].to(device))
+        with torch.no_grad():
+            return model.diagnose(units(self.spec).to_model(codes[:DIAGNOSED].to(device)), condition=asked)
 
 
 def _sound(spec: DataSpec, codes: Tensor, asked: Tensor | None) -> tuple[Tensor, Tensor | None, int]:

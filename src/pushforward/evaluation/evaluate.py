@@ -14,9 +14,7 @@ import numpy as np
 import torch
 
 from pushforward.artefacts import write_picture
-from pushforward.data import conditions
 from pushforward.data.batches import STREAM, Data, WindowSplit, take
-from pushforward.data.units import units
 from pushforward.errors import UserError
 from pushforward.evaluation import fidelity, health, transport
 from pushforward.evaluation.case import REFERENCE, Case
@@ -28,7 +26,7 @@ from pushforward.evaluation.progress import Stages
 from pushforward.evaluation.records import Evaluation, Measure
 from pushforward.evaluation.two_sample import LARGEST_FIT as JUDGED
 from pushforward.evaluation.two_sample import class_measures, told_apart, transfer_measures
-from pushforward.models.contract import Density, Samples, device_of
+from pushforward.models.contract import Density, Samples
 from pushforward.pictures.draw import draw_pairs
 from pushforward.randomness import mix
 
@@ -36,7 +34,6 @@ if TYPE_CHECKING:
     from pushforward.training.runs import Run
 
 ORDER = ("fidelity", "transport", "two-sample", "labels", "memory", "likelihood", "codes", "cost")
-DIAGNOSED = 512  # held-out data that a model is asked about
 
 
 def evaluate(
@@ -88,7 +85,7 @@ def _taken(case: Case, entries: list[Entry]) -> list[Measure]:
             try:
                 measures.extend(entry.take(case))
             except UserError as error:
-                reasons.setdefault(str(error), []).append(entry.name)
+                reasons.setdefault(str(error).removesuffix("."), []).append(entry.name)
     case.protocol["left_out"] = [f"{', '.join(names)}: {reason}" for reason, names in reasons.items()]
     return measures
 
@@ -105,7 +102,7 @@ def _findings(case: Case, measures: list[Measure]) -> list[str]:
         n = min(len(case.values.samples), len(case.values.real))
         apart = [nearest(rows[:n], rows[:n], np.arange(n))[0] for rows in (case.values.samples, case.values.real) if n > 1]
         said += health.alike(*apart) if apart else []
-    figures = {name.replace(" ", "_"): measure.value for name, measure in found.items() if measure.group == "codes"}
+    figures = case.diagnosis if any(measure.group == "codes" for measure in measures) else {}
     return [*said, *health.copying(found), *health.overfitting(found), *health.unused_codes(figures)]
 
 
@@ -202,18 +199,11 @@ def _open(case: Case) -> bool:
 
 
 def _diagnosis(case: Case) -> list[Measure]:
-    """What the model says of its codes, about held-out data."""
-    model, (codes, condition) = case.run.model, (part if part is None else part[:DIAGNOSED] for part in case.held)
-    assert isinstance(model, health.Diagnoses) and codes is not None
-    device, asked = device_of(case.run.model), None
-    if case.spec.condition is not None and condition is not None:
-        asked = conditions.to_model(case.spec.condition, condition.to(device))
-    with torch.no_grad():
-        figures = model.diagnose(units(case.spec).to_model(codes.to(device)), condition=asked)
-    how = f"the model's own account of its codes of {len(codes)} held-out data"
-    return [
-        Measure(name.replace("_", " "), value, n=len(codes), protocol=how, group="codes") for name, value in figures.items()
-    ]
+    how = "the model's own account of its codes of held-out data"
+    named = {name.replace("_", " "): value for name, value in case.diagnosis.items()}
+    # Text has a perplexity of its own.
+    named = {f"codebook {name}" if name.startswith("perplexity") else name: value for name, value in named.items()}
+    return [Measure(name, value, protocol=how, group="codes") for name, value in named.items()]
 
 
 def _cost(case: Case) -> list[Measure]:

@@ -131,8 +131,8 @@ def overfitting(found: Mapping[str, Measure]) -> list[str]:
         return []
     return [
         f"Training data are {gap.value:.3g} {gap.unit.replace('per datum', '')}likelier than new data, and the likelihood "
-        f"tells the two apart (area {attack.value:.2f}, by chance 0.5): learned by heart. Try fewer updates, dropout, weight "
-        "decay or more data."
+        f"tells the two apart (area {attack.value:.2f}, by chance 0.5): learned by heart. Try more data, a smaller model, "
+        "fewer updates, dropout or weight decay."
     ]
 
 
