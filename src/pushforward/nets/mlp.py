@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
@@ -27,6 +28,18 @@ def mlp(
             layers.append(nn.Dropout(dropout))
         inputs = width
     return nn.Sequential(*layers, nn.Linear(inputs, outputs))
+
+
+class Flat(nn.Module):
+    """A multi-layer perceptron on x (B, ...) flattened, with an embedding (B, e) beside it -> (B, outputs)."""
+
+    def __init__(self, inputs: int, outputs: int, width: int, depth: int, dropout: float = 0.0):
+        super().__init__()
+        self.body = mlp(inputs, outputs, [width] * depth, dropout=dropout)
+
+    def forward(self, x: Tensor, embedding: Tensor | None = None) -> Tensor:
+        x = x.flatten(1)
+        return self.body(x if embedding is None else torch.cat([x, embedding], 1))
 
 
 class ResidualMLP(nn.Module):

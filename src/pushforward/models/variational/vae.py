@@ -31,23 +31,11 @@ from pushforward.models.contract import Generator, LogProb, Loss, OptimizerSetti
 from pushforward.models.variational.elbo import Elbo, ImportanceWeighted, iwae_bound
 from pushforward.nets.conditioning import ConditionEmbedding, condition_rates, draw_condition
 from pushforward.nets.conv import ConvDecoder, ConvEncoder
-from pushforward.nets.mlp import mlp
+from pushforward.nets.mlp import Flat
 from pushforward.randomness import Rng, SampleRng, as_rng
 
 LOG_SIGMA = 8.0  # the posterior's log sigma stays within +-8
 EVALUATION_SEED = 0x1A3
-
-
-class Flat(nn.Module):
-    """A multi-layer perceptron on x (B, ...) flattened, with an embedding (B, e) beside it -> (B, outputs)."""
-
-    def __init__(self, inputs: int, outputs: int, width: int, depth: int, dropout: float = 0.0):
-        super().__init__()
-        self.body = mlp(inputs, outputs, [width] * depth, dropout=dropout)
-
-    def forward(self, x: Tensor, embedding: Tensor | None = None) -> Tensor:
-        x = x.flatten(1)
-        return self.body(x if embedding is None else torch.cat([x, embedding], 1))
 
 
 class VAE(nn.Module):
