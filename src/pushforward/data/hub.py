@@ -55,7 +55,7 @@ def load_hub(name: str, options: Options, local: Sequence[str]) -> Data:
     from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
 
     # What keeps the hub from answering: the errors of whichever HTTP library it is built on, of sockets, of odd names.
-    unreachable = (*HfHubHTTPError.__bases__, OSError, ValueError)
+    unreachable: tuple[type[Exception], ...] = (*HfHubHTTPError.__bases__, OSError, ValueError)  # type: ignore[arg-type]
     repository, _, configuration = name.partition(":")
     try:
         HfApi().dataset_info(repository, timeout=5)
