@@ -7,8 +7,6 @@ player's loss on the step's data with noise that is a function of (seed, step, p
 from __future__ import annotations
 
 import math
-import signal
-import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -26,6 +24,7 @@ from pushforward.models.contract import Loss, Player, Update
 from pushforward.randomness import UpdateRng, mix, seed_everything
 from pushforward.training import checkpoints, engine
 from pushforward.training.averaging import Average
+from pushforward.training.interrupts import Interrupts
 from pushforward.training.log import Display, History, Trackers, Window
 from pushforward.training.optimizers import make_optimizers, rate_at
 from pushforward.training.precision import Pace, autocast
@@ -36,13 +35,15 @@ _LAST_TURNS = 1000  # of a player at the end that never says it has finished
 
 @dataclass
 class Outcome:
-    """How a run ended: finished, interrupted (Ctrl-C), converged (closed form, EM) or stopped early (patience)."""
+    """How a run ended: finished, interrupted (by the signal of this number: Ctrl-C, SIGTERM), converged (closed form, EM) or
+    stopped early (patience)."""
 
     status: str = "finished"
     steps: int = 0
     examples: int = 0
     seconds: float = 0.0
     notes: list[str] = field(default_factory=list)
+    signal: int = 0
 
 
 class NotFinite(Exception):
@@ -132,9 +133,13 @@ class Loop:
         saved, logged, logged_step = time.monotonic(), time.monotonic(), self.step
         pictured = self.elapsed
         try:
-            with _interrupts(self):
+            with Interrupts() as interrupts:
                 while not self._stop and (self.steps is None or self.step < self.steps):
-                    self.elapsed = engine.agreed(time.monotonic() - self._began, self.device, self.world)
+                    elapsed = time.monotonic() - self._began
+                    self.elapsed, outcome.signal = interrupts.agreed(elapsed, self.device, self.world)
+                    if outcome.signal:
+                        self._stop = "interrupted"
+                        break
                     if self.budget and self.elapsed >= self.budget:
                         break
                     try:
@@ -471,28 +476,6 @@ class _evaluating:
 
     def __exit__(self, *_: object) -> None:
         self.model.train()
-
-
-class _interrupts:
-    """Ctrl-C and SIGTERM end the run after the step at hand, with everything saved; a second Ctrl-C ends it at once."""
-
-    def __init__(self, loop: Loop):
-        self.loop = loop
-
-    def __enter__(self) -> None:
-        self.before: dict[int, Any] = {}
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self.before[number] = signal.signal(number, self._asked)
-
-    def _asked(self, number: int, frame: Any) -> None:
-        if self.loop._stop:
-            raise KeyboardInterrupt
-        self.loop._stop = "interrupted"
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self.before.items():
-            signal.signal(number, handler)
 
 
 def _figures(row: dict[str, Any]) -> dict[str, float]:

@@ -257,6 +257,7 @@ def _result(outcome: Outcome, loop: Loop) -> dict[str, Any]:
     """How the training ended, for run.yaml."""
     return {
         "status": outcome.status,
+        **({"signal": outcome.signal} if outcome.signal else {}),
         "steps": outcome.steps,
         "examples": outcome.examples,
         "seconds": round(outcome.seconds, 2),
