@@ -344,6 +344,13 @@ def test_models_that_find_no_room_beside_each_other_follow_below(width):
     assert places["KID"] < places["recall"] < places["told"]  # within its group
 
 
+def test_a_record_that_is_none_is_a_sentence(tmp_path):
+    for text in ("[]", "{}", '{"measures": [{"nme": 1}], "protocol": {}}'):
+        (tmp_path / "metrics.json").write_text(text)
+        with pytest.raises(UserError, match="no record of an evaluation"):
+            Evaluation.load(tmp_path)
+
+
 def test_an_evaluation_and_a_comparison_print_as_text():
     good = Evaluation([Measure("KID", 0.25, 0.1, 0.4, 0.2, better="lower")], {"left_out": ["recall: too few data"]})
     text = str(good)

@@ -12,6 +12,7 @@ from pushforward.data.batches import ArraySplit, Data
 from pushforward.data.spec import Condition, DataSpec
 from pushforward.errors import UserError
 from pushforward.evaluation import health
+from pushforward.evaluation.case import Case
 from pushforward.evaluation.evaluate import evaluate
 from pushforward.evaluation.records import Evaluation, Measure
 from pushforward.models.contract import LogProb
@@ -54,6 +55,7 @@ def test_copies():
     some, usual = share("suspected copies", 0.5, 0.01, 0.005), share("suspected copies", 0.02, 0.01, 0.02)
     assert "30%" in health.copying(near | usual)[0] and "50%" in health.copying(far | some)[0]
     assert health.copying(far | usual) == [] and health.copying(far) == [] and health.copying({}) == []
+    assert health.copying(share("suspected copies", 0.15, 0.01, reach=0.1)) == []  # it may be chance
     assert "by heart" in health.copying(share("copied 20-grams", 0.6, 0.01, 0.005))[0]
     assert health.copying(share("copied 20-grams", 0.6, 0.5)) == []
 
@@ -148,6 +150,16 @@ def test_one_sample_again_and_again(digits):
 def test_training_data_are_copies(digits):
     found = examined(digits, digits[0].train.codes)
     assert [sentence[:38] for sentence in found.findings] == ["The samples lie close to training data"]
+
+
+def test_of_many_training_data_some_are_searched_and_the_places_are_right(digits, monkeypatch):
+    monkeypatch.setattr("pushforward.evaluation.case.REFERENCE", 300)
+    data = digits[0]
+    case = Case(MadeUpRun(data.train.codes), data, features="pixels")
+    found = case.neighbours
+    assert found.reference == 300 and (found.distance == 0).mean() > 0.2
+    exact = found.distance == 0
+    assert torch.equal(data.train.codes[found.place[exact]], case.samples[0][exact])
 
 
 def test_a_model_is_asked_about_its_codes(digits):

@@ -145,7 +145,10 @@ class Evaluation:
         path = path / "metrics.json" if path.is_dir() else path
         if not path.exists():
             raise UserError(f"there is no {path}; `pushforward evaluate` writes it.")
-        return cls.from_dict(read_json(path))
+        try:
+            return cls.from_dict(read_json(path))
+        except (TypeError, KeyError, AttributeError) as error:
+            raise UserError(f"{path} is no record of an evaluation ({error}); `pushforward evaluate` writes it anew.") from None
 
     def __str__(self) -> str:
         return "\n".join([as_text(self.table()), *self.remarks()])
