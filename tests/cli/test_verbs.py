@@ -100,7 +100,6 @@ def test_pictures_of_a_run_are_drawn_again(small, place, name, capsys):
     for change, words in (
         ({"weights": "0" * 12}, "was made with weights 000000000000"),
         ({"picture": "dreams"}, "draws no picture 'dreams'"),
-        ({"picture": "reconstructions"}, "cannot be drawn again"),
         ({"picture": "progress", "step": 7}, "drawn at step 7 of the training, and the weights of then are not kept"),
     ):
         write_picture(Image.new("L", (4, 4)), "odd.png", recipe | change)
@@ -117,6 +116,10 @@ def test_reconstructions_are_drawn_again(place, capsys):
     assert main(["sample", "--again", "coder/reconstructions.png", "--out", "pairs.png"]) == 0
     first, second = (np.asarray(Image.open(place / name)) for name in ("coder/reconstructions.png", "pairs.png"))
     assert np.array_equal(first, second)
+    recipe = read_recipe(place / "pairs.png") | {"picture": "trajectory"}  # which a model of one pass has not
+    write_picture(Image.new("L", (4, 4)), "odd.png", recipe)
+    assert main(["sample", "--again", "odd.png"]) == 2
+    assert "cannot be drawn again" in capsys.readouterr().err
 
 
 def test_a_run_that_has_finished_is_not_trained_again(small, capsys):

@@ -146,5 +146,7 @@ def draw_again(run: Any, recipe: dict[str, Any]) -> Any:
         )
     picture = PICTURES[name](run, recipe["seed"])
     if picture is None:
-        raise UserError(f"the picture '{name}' cannot be drawn again: {run.directory} lacks its history, or its data are gone.")
+        raise UserError(
+            f"the picture '{name}' cannot be drawn again: the model cannot, or {run.directory} lacks what it shows."
+        )
     return picture
