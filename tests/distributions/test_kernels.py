@@ -22,6 +22,14 @@ def test_the_cubic_kernel_is_kid():
     assert float(mmd2(x, y, polynomial())) == pytest.approx(kernel_distance(x.numpy(), y.numpy()), rel=1e-10)
 
 
+def test_kernels_at_a_distance_of_two():
+    x, y = torch.tensor([[1.0, 0.0]]), torch.tensor([[1.0, 2.0]])
+    assert float(rbf(1.0, 2.0)(x, y)) == pytest.approx((math.exp(-2) + math.exp(-0.5)) / 2)
+    assert float(rational_quadratic(1.0, 2.0)(x, y)) == pytest.approx((1 / 3 + 1 / 4) / 2)
+    assert float(rational_quadratic(1.0, scale=2.0)(x, y)) == pytest.approx(1 / 1.5)
+    assert float(polynomial(2, 0.5)(x, y)) == 1  # (1 / 2 + 1 / 2)^2
+
+
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_definitions_by_loops(kernel):
     x, y = normal(6, 3, seed=1), 1 + normal(4, 3, seed=2)

@@ -111,6 +111,12 @@ def test_annealed_ends_in_the_law_of_the_last_level():
     assert abs(float(x.mean())) < 4 * (0.58 / CHAINS) ** 0.5
 
 
+def test_the_step_of_a_level_is_in_units_of_its_noise():
+    """At one level of sigma = 2 a step of 0.1 is h = 0.4, which makes N(0, 1 / (1 - h / 2)) of N(0, 1)."""
+    x = annealed_langevin(lambda x, sigma: -x, torch.zeros(CHAINS, 1), updates(), sigmas=[2.0], step=0.1, steps=40).x
+    assert close_to_variance(x, 1.25)
+
+
 def run(name: str, x: torch.Tensor, rng: SampleRng, steps: int = 7) -> torch.Tensor:
     if name == "langevin":
         return langevin(normal_score, x, rng, step=0.2, steps=steps).x

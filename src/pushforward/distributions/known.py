@@ -1,14 +1,14 @@
 """Distributions of which everything is known: the log-density, its gradient (the score), exact draws.
 
-What samplers are tested on. A mixture of Gaussians stays one when noise is added, N(mu, S) * N(0, s^2) = N(mu, S + s^2), so its
-score is known at every noise level, which is what a trained score model approximates.
+`log_prob(x)` in nats, normalised; `score(x)`; `sample(n, rng)`, row i a function of the rng's row i: to test samplers on.
+A mixture of Gaussians stays one when noise is added, N(mu, S) * N(0, s^2) = N(mu, S + s^2), so its score is known at every
+noise level, which is what a trained score model approximates.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from jaxtyping import Float
@@ -19,16 +19,6 @@ from pushforward.distributions.gaussians import cholesky
 from pushforward.distributions.inverse_cdf import Tabulated, draw
 from pushforward.errors import UserError
 from pushforward.randomness import Rng
-
-
-class Known(Protocol):
-    """log_prob in nats (B,), normalised; its gradient in x; n draws, row i a function of the rng's row i."""
-
-    def log_prob(self, x: Float[Tensor, "b d"]) -> Float[Tensor, " b"]: ...
-
-    def score(self, x: Float[Tensor, "b d"]) -> Float[Tensor, "b d"]: ...
-
-    def sample(self, n: int, rng: Rng) -> Float[Tensor, "n d"]: ...
 
 
 class DifferentiableDensity:

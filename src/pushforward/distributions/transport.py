@@ -240,7 +240,7 @@ def critic_w1(
     hidden: Sequence[int] = (64, 64, 64),
     steps: int = 600,
     batch: int = 512,
-    learning_rate: float = 5e-3,
+    learning_rate: float = 1e-2,
 ) -> tuple[float, float, nn.Module]:
     """W_1 by Kantorovich and Rubinstein's dual: (estimate, its standard error, the critic).
 

@@ -18,7 +18,7 @@ def draw_clouds(
     log_density: (B, 2) -> (B,), normalised or not. How many points lie outside is said below each panel.
     """
     first = panels[0][1]
-    centre, half = (first.min(0) + first.max(0)) / 2, 0.55 * float(np.ptp(first, axis=0).max())
+    centre, half = (first.min(0) + first.max(0)) / 2, 0.58 * float(np.ptp(first, axis=0).max())
     columns = min(columns, len(panels))
     rows = -(-len(panels) // columns)
     figure, axes = _figure(rows, columns, INCHES / columns + 0.25)
