@@ -1,10 +1,11 @@
-"""Likelihoods p(x | parameters) that factorise over the numbers of a datum: what a decoder's output means.
+"""Likelihoods p(x | parameters) that factorise over the numbers of a datum: what a decoder's output means. Those of tables
+with categories are in `columns.py`.
 
 A likelihood asks a decoder for `channels` numbers per number of x: parameters (B, channels, *shape). It gives
 log p(x | parameters) summed over the datum, the mean and samples, all in the model's units.
 
-Integer data (images with L levels, x = 2c / (L - 1) - 1) have *masses* under `Bernoulli` and `DiscretisedLogistic`. A
-run adds log_det = D log w, w = 2 / (L - 1) the width of a level, to every `log_prob`; so these two return
+Integer data (images with L levels, x = 2c / (L - 1) - 1) have *masses* under `Bernoulli`, `Categorical` and
+`DiscretisedLogistic`. A run adds log_det = D log w, w = 2 / (L - 1) the width of a level, to every `log_prob`; so these return
 log-mass - D log w, the density that is constant over each level's bin, and the run's sum is the log-mass again.
 """
 
@@ -13,16 +14,18 @@ from __future__ import annotations
 import math
 from typing import Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from pushforward.data.spec import DataSpec
+from pushforward.data.units import units
 from pushforward.errors import UserError, nearest
-from pushforward.randomness import Rng
+from pushforward.randomness import Rng, uniforms
 
-Name = Literal["bernoulli", "gaussian", "logistic"]
+Name = Literal["auto", "bernoulli", "gaussian", "logistic", "categorical"]
 Sigma = Literal["learned", "global", "column", "pixel"]
 
 SCALES = 7.0  # learned log-scales of a Gaussian stay within +-7: standard deviations of 0.0009 to 1100
@@ -45,9 +48,12 @@ def total(x: Tensor) -> Tensor:
 
 
 class Likelihood(nn.Module):
-    """What the three have in common: the numbers they ask for per number of x, and the shapes."""
+    """What they have in common: the numbers they ask for per number of x, and the shapes."""
 
     channels: int
+
+    def check(self, x: Tensor) -> None:
+        """Raises UserError where the likelihood makes no sense of such data."""
 
     def log_prob(self, parameters: Float[Tensor, "b k *shape"], x: Float[Tensor, "b *shape"]) -> Float[Tensor, " b"]:
         """log p(x | parameters) in nats per datum, in the model's units."""
@@ -76,6 +82,15 @@ class Bernoulli(Likelihood):
     def __init__(self, levels: int = 2):
         super().__init__()
         self.width = 2.0 / (levels - 1)
+
+    def check(self, x: Tensor) -> None:
+        """Raises UserError where x is no probability: the log-likelihood would have no upper end."""
+        low, high = float(x.min()), float(x.max())
+        if not (low >= -1 and high <= 1):
+            raise UserError(
+                f"values from {low:.4g} to {high:.4g} were given to a bernoulli likelihood, which knows -1 (black) to 1 "
+                "(white): rescale them, or use likelihood='logistic' or 'gaussian'."
+            )
 
     def log_prob(self, parameters: Float[Tensor, "b k *shape"], x: Float[Tensor, "b *shape"]) -> Float[Tensor, " b"]:
         logits, white = wide(parameters[:, 0]), (wide(x) + 1) / 2
@@ -188,20 +203,75 @@ class DiscretisedLogistic(Likelihood):
         return ((x + 1) / self.width).round().clamp(0, self.levels - 1) * self.width - 1
 
 
+class Categorical(Likelihood):
+    """Any mass on each of L levels: a logit for every level of every number of x. For images of few levels.
+
+    `log_prob` is log-mass - D log w, as for `DiscretisedLogistic`.
+    """
+
+    def __init__(self, levels: int):
+        super().__init__()
+        self.levels = self.channels = levels
+        self.width = 2.0 / (levels - 1)
+
+    def log_prob(self, parameters: Float[Tensor, "b k *shape"], x: Float[Tensor, "b *shape"]) -> Float[Tensor, " b"]:
+        level = ((wide(x) + 1) / self.width).round().long().clamp(0, self.levels - 1)
+        return total(wide(parameters).log_softmax(1).gather(1, level[:, None]) - math.log(self.width))
+
+    def mean(self, parameters: Float[Tensor, "b k *shape"]) -> Float[Tensor, "b *shape"]:
+        mass = wide(parameters).softmax(1)
+        return torch.einsum("bl...,l->b...", mass, torch.arange(self.levels).to(mass)) * self.width - 1
+
+    def sample(self, parameters: Float[Tensor, "b k *shape"], rng: Rng) -> Float[Tensor, "b *shape"]:
+        below = wide(parameters).softmax(1).cumsum(1)
+        level = (below <= rng.rand_like(below[:, 0])[:, None]).sum(1).clamp_(max=self.levels - 1)
+        return level * self.width - 1
+
+
+def binary(x: Float[Tensor, "b *shape"], uniform: Float[Tensor, "b *shape"]) -> Float[Tensor, "b *shape"]:
+    """Black and white images (-1, 1) from grey ones: white with probability (x + 1) / 2.
+
+    >>> binary(torch.tensor([-1.0, 0.0, 0.0, 1.0]), torch.tensor([0.0, 0.4, 0.6, 0.99]))
+    tensor([-1.,  1., -1.,  1.])
+    """
+    return torch.where(uniform < (x + 1) / 2, 1.0, -1.0).to(x.dtype)
+
+
+def fixed_binary(x: Float[Tensor, "b *shape"], seed: int) -> Float[Tensor, "b *shape"]:
+    """One black and white image of each grey one, its draws a function of (seed, the image): independent of its neighbours, and
+    the same at every call."""
+    if not len(x):
+        return x
+    levels = (x.detach().double().flatten(1).cpu().numpy() * 2**20).round().astype(np.int64).astype(np.uint64)
+    weights = np.arange(1, levels.shape[1] + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+    keys = (levels * (weights | np.uint64(1))).sum(1, dtype=np.uint64)  # a multiply-add hash, modulo 2^64
+    uniform = torch.from_numpy(uniforms(keys, levels.shape[1], seed))
+    return binary(x, uniform.reshape(x.shape).to(x.device, torch.float32))
+
+
 def likelihood(name: str, spec: DataSpec, sigma: Sigma | float = "learned") -> Likelihood:
-    """The likelihood of this name for such data; "auto": logistic for images, Gaussian for the rest.
+    """The likelihood of this name for such data; "auto": logistic for images; for tables, points and series categorical where
+    some column holds categories, integers or gaps; Gaussian for the rest.
 
     Raises UserError for an unknown name, and for likelihoods of levels where the data have none.
     """
+    from pushforward.distributions.columns import Columns
+
+    vectors = spec.kind in ("table", "point", "series")
     if name == "auto":
-        name = "logistic" if spec.kind == "image" else "gaussian"
+        name = "logistic" if spec.kind == "image" else "categorical" if vectors and units(spec).discrete else "gaussian"
     if name == "gaussian":
         return Gaussian(spec.shape, sigma)
-    if name not in ("bernoulli", "logistic"):
-        raise UserError(
-            f"there is no likelihood {name!r}; {nearest(name, ['auto', 'bernoulli', 'gaussian', 'logistic'])} (or 'auto')"
-        )
+    if name not in ("bernoulli", "logistic", "categorical"):
+        known = ["auto", "bernoulli", "gaussian", "logistic", "categorical"]
+        raise UserError(f"there is no likelihood {name!r}; {nearest(name, known)} (or 'auto')")
+    if name == "categorical" and vectors:
+        return Columns(spec)
     if spec.kind != "image":
         raise UserError(f"the {name} likelihood is for images, '{spec.name}' holds {spec.kind}; use likelihood='gaussian'.")
     levels = spec.levels or 256
-    return Bernoulli(levels) if name == "bernoulli" else DiscretisedLogistic(levels)
+    if name == "categorical" and levels > 256:
+        raise UserError(
+            f"a categorical likelihood has a logit for each level, and '{spec.name}' has {levels}: use likelihood='logistic'."
+        )
+    return {"bernoulli": Bernoulli, "logistic": DiscretisedLogistic, "categorical": Categorical}[name](levels)

@@ -33,9 +33,9 @@ def mlp(
 class Flat(nn.Module):
     """A multi-layer perceptron on x (B, ...) flattened, with an embedding (B, e) beside it -> (B, outputs)."""
 
-    def __init__(self, inputs: int, outputs: int, width: int, depth: int, dropout: float = 0.0):
+    def __init__(self, inputs: int, outputs: int, width: int, depth: int, dropout: float = 0.0, activation: str = "silu"):
         super().__init__()
-        self.body = mlp(inputs, outputs, [width] * depth, dropout=dropout)
+        self.body = mlp(inputs, outputs, [width] * depth, activation, dropout)
 
     def forward(self, x: Tensor, embedding: Tensor | None = None) -> Tensor:
         x = x.flatten(1)

@@ -10,8 +10,9 @@ from pushforward.data.batches import Batch
 from pushforward.data.spec import Column, Condition, DataSpec
 from pushforward.errors import UserError
 from pushforward.models.contract import capabilities
-from pushforward.models.variational.elbo import Elbo, ImportanceWeighted, iwae_bound, kl_to_standard_normal, log_weights
-from pushforward.models.variational.vae import LOG_SIGMA, VAE
+from pushforward.models.variational.elbo import Elbo, ImportanceWeighted, iwae_bound, log_weights
+from pushforward.models.variational.posteriors import LOG_SIGMA, Diagonal, kl_to_standard_normal
+from pushforward.models.variational.vae import VAE
 from pushforward.randomness import SampleRng, UpdateRng
 
 POINTS = DataSpec("point", (5,), columns=tuple(Column(str(i), "number") for i in range(5)))
@@ -126,21 +127,22 @@ def test_linear_vae_reaches_probabilistic_pca():
 def test_kl_is_torchs():
     mean, log_sigma = numbers(6, 4), numbers(6, 4, seed=1)
     q = torch.distributions.Normal(mean, log_sigma.exp())
-    expected = torch.distributions.kl_divergence(q, torch.distributions.Normal(0.0, 1.0)).sum(1)
+    expected = torch.distributions.kl_divergence(q, torch.distributions.Normal(0.0, 1.0))
     torch.testing.assert_close(kl_to_standard_normal(mean, log_sigma), expected)
 
 
 class Quadratic:
     """log p(x | z) = -(z - x)^2 / 2 per dimension: E_q is -((mean - x)^2 + sigma^2) / 2."""
 
+    noise_size = 1
+
     def __init__(self, mean: torch.Tensor, log_sigma: torch.Tensor):
         self.mean, self.log_sigma = mean, log_sigma
 
-    def infer(self, x, embedding):
-        return self.mean.expand_as(x), self.log_sigma.expand_as(x)
-
-    def log_likelihood(self, x, z, embedding):
-        return -0.5 * (z - x).square().sum(1)
+    def weigh(self, x, noise, embedding, closed=False):
+        assert closed
+        z = self.mean + self.log_sigma.exp() * noise
+        return -0.5 * (z - x[:, None]).square().sum(-1), kl_to_standard_normal(self.mean[None], self.log_sigma[None])[None]
 
 
 def test_reparametrised_gradient_of_a_quadratic():
@@ -180,7 +182,7 @@ def test_coefficients_enter_as_the_formula_says():
     # K draws are the mean of K losses, up to the noise: the same 3 draws, given row by row
     noise = stream().randn(6, 3, 3)
     weights = log_weights(model, batch.x, noise)
-    mean, log_sigma = model.infer(batch.x, None)
+    mean, log_sigma = Diagonal.read(model.posterior, model.infer(batch.x, None))
     z = mean[:, None] + log_sigma.exp()[:, None] * noise
     each = torch.stack([model.log_likelihood(batch.x, z[:, k], None) for k in range(3)], 1)
     torch.testing.assert_close(-Elbo(beta=0, draws=3)(model, batch.x, stream()).total, each.mean())
@@ -303,10 +305,11 @@ def test_attributes_and_frequencies():
 
 def test_dequantise_where_a_density_meets_integers():
     assert not vae(IMAGES).dequantise and vae(IMAGES, likelihood="gaussian").dequantise and not VAE(POINTS).dequantise
-    assert VAE(DataSpec("table", (2,), columns=(Column("a", "number", integer=True), Column("b", "number")))).dequantise
+    table = DataSpec("table", (2,), columns=(Column("a", "number", integer=True), Column("b", "number")))
+    assert VAE(table, likelihood="gaussian").dequantise and not VAE(table).dequantise and VAE(table).mass
 
 
-@pytest.mark.parametrize("likelihood", ["bernoulli", "gaussian", "logistic"])
+@pytest.mark.parametrize("likelihood", ["bernoulli", "gaussian", "logistic", "categorical"])
 @pytest.mark.parametrize("network", ["mlp", "conv"])
 def test_every_likelihood_learns(likelihood, network):
     torch.manual_seed(0)

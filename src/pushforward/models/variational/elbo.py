@@ -1,15 +1,18 @@
-"""The evidence lower bound and its importance-weighted refinement, for any model with a Gaussian posterior.
+"""The evidence lower bound and its importance-weighted refinement, for any model whose posterior is drawn from noise.
 
-For q(z | x) = N(mean, diag(sigma^2)) and the prior p(z) = N(0, I), Jensen's inequality gives
+For a prior p(z) and any q(z | x), Jensen's inequality gives
 
     log p(x) >= E_q[log p(x | z)] - KL(q(z | x) || p(z))                                            (ELBO)
     log p(x) >= E[log 1/K sum_k p(x | z_k) p(z_k) / q(z_k | x)] = L_K,  z_k ~ q                     (IWAE)
 
-with L_1 the ELBO, L_K <= L_{K+1}, and L_K -> log p(x). Draws are reparametrised, z = mean + sigma eps, eps ~ N(0, I), so
-that the gradient passes through them.
+with L_1 the ELBO, L_K <= L_{K+1}, and L_K -> log p(x). Draws are reparametrised, a function of noise eps ~ N(0, I), so that
+the gradient passes through them. The KL is a sum over units (latent dimensions, or levels of a hierarchy); with free bits,
+none pays for less than lambda nats, on average over the batch:
+
+    E_q[log p(x | z)] - sum_j max(lambda, mean over x of KL_j).
 
 Sources: Kingma and Welling 2014, arXiv:1312.6114; Rezende et al. 2014, arXiv:1401.4082; Higgins et al. 2017 (beta);
-Burda et al. 2016, arXiv:1509.00519 (IWAE).
+Burda et al. 2016, arXiv:1509.00519 (IWAE); Kingma, Salimans et al. 2016, arXiv:1606.04934 (free bits).
 """
 
 from __future__ import annotations
@@ -22,48 +25,26 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from pushforward.errors import UserError
 from pushforward.models.contract import Loss
 from pushforward.randomness import Rng
+
+WEAK = 0.01  # nats on average over data: a unit with less says nothing
 
 
 @runtime_checkable
 class LatentVariableModel(Protocol):
-    """What the bounds ask of a model. `embedding`: of the condition, (B, E) or None."""
+    """What the bounds ask of a model. `noise_size`: numbers of noise a draw of z takes."""
 
-    def infer(self, x: Tensor, embedding: Tensor | None) -> tuple[Tensor, Tensor]:
-        """The mean and log sigma of q(z | x), both (B, d)."""
+    noise_size: int
+
+    def weigh(self, x: Tensor, noise: Tensor, embedding: Tensor | None, closed: bool = False) -> tuple[Tensor, Tensor]:
+        """Draws z from `noise` (B, K, noise_size); gives log p(x | z), (B, K), and log q(z | x) - log p(z) by unit, (B, K, U).
+
+        closed: instead of the latter its mean under q, where that is known (then perhaps (B, 1, U)). embedding: of the
+        condition, (B, E) or None.
+        """
         ...
-
-    def log_likelihood(self, x: Tensor, z: Tensor, embedding: Tensor | None) -> Tensor:
-        """log p(x | z), (B,)."""
-        ...
-
-
-def kl_to_standard_normal(mean: Float[Tensor, "b d"], log_sigma: Float[Tensor, "b d"]) -> Float[Tensor, " b"]:
-    """KL(N(mean, sigma^2) || N(0, I)) = sum (mean^2 + sigma^2 - 1) / 2 - log sigma, in nats.
-
-    >>> kl_to_standard_normal(torch.tensor([[3.0]]), torch.tensor([[0.0]]))
-    tensor([4.5000])
-    """
-    return (0.5 * (mean.square() + (2 * log_sigma).exp() - 1) - log_sigma).sum(1)
-
-
-def _likelihood_of_draws(
-    model: LatentVariableModel, x: Tensor, embedding: Tensor | None, mean: Tensor, log_sigma: Tensor, noise: Tensor
-) -> tuple[Tensor, Tensor]:
-    """The draws z (B, K, d) made of `noise` (B, K, d), and log p(x | z) of each, (B, K)."""
-    rows, draws, _ = noise.shape
-    z = mean[:, None] + log_sigma.exp()[:, None] * noise
-    beside = None if embedding is None else embedding.repeat_interleave(draws, 0)
-    value = model.log_likelihood(x.repeat_interleave(draws, 0), z.flatten(0, 1), beside)
-    return z, value.view(rows, draws)
-
-
-def _log_weights(
-    model: LatentVariableModel, x: Tensor, embedding: Tensor | None, mean: Tensor, log_sigma: Tensor, noise: Tensor
-) -> Tensor:
-    z, likelihood = _likelihood_of_draws(model, x, embedding, mean, log_sigma, noise)
-    return likelihood + 0.5 * (noise.square() - z.square()).sum(-1) + log_sigma.sum(1)[:, None]
 
 
 def log_weights(
@@ -72,20 +53,24 @@ def log_weights(
     noise: Float[Tensor, "b k d"],
     embedding: Float[Tensor, "b e"] | None = None,
 ) -> Float[Tensor, "b k"]:
-    """log p(x | z) + log p(z) - log q(z | x) at z = mean + sigma noise."""
-    return _log_weights(model, x, embedding, *model.infer(x, embedding), noise)
+    """log p(x | z) + log p(z) - log q(z | x) for the draws that `noise` makes."""
+    likelihood, ratio = model.weigh(x, noise, embedding)
+    return likelihood - ratio.sum(-1)
 
 
 @dataclass(frozen=True)
 class Elbo:
     """The loss -(E_q[log p(x | z)] - beta KL), the expectation over `draws` draws per datum.
 
-    Terms, in nats per datum: reconstruction (log p(x | z)), kl, elbo (their difference whatever beta is). `log_det` is
-    added to the terms that are log-likelihoods, so that they are those of the data in their own units.
+    free_bits: nats that each unit may use without paying for them. Terms, in nats per datum: reconstruction (log p(x | z)),
+    kl, elbo (their difference whatever beta and free_bits are), and active_units, the units whose KL in the batch is more than
+    0.01 nats. `log_det` is added to the terms that are log-likelihoods, so that they are those of the data in their own
+    units.
     """
 
     beta: float = 1.0
     draws: int = 1
+    free_bits: float = 0.0
 
     def __call__(
         self,
@@ -97,13 +82,16 @@ class Elbo:
         log_det: float = 0.0,
     ) -> Loss:
         """warmth: a factor on beta, 0 to 1 (1: none)."""
-        mean, log_sigma = model.infer(x, embedding)
-        noise = rng.randn(len(mean), self.draws, mean.shape[1]).to(mean.dtype)
-        _, likelihood = _likelihood_of_draws(model, x, embedding, mean, log_sigma, noise)
-        reconstruction, kl = likelihood.mean(), kl_to_standard_normal(mean, log_sigma).mean()
-        terms = {"elbo": reconstruction - kl + log_det, "reconstruction": reconstruction + log_det, "kl": kl}
-        weight = self.beta * warmth
-        return Loss(weight * kl - reconstruction, {name: term.detach() for name, term in terms.items()})
+        noise = rng.randn(len(x), self.draws, model.noise_size).to(x.dtype)
+        likelihood, ratio = model.weigh(x, noise, embedding, closed=True)
+        reconstruction, of_units = likelihood.mean(), ratio.mean((0, 1))
+        kl = of_units.sum()
+        paid = of_units.clamp(min=self.free_bits).sum() if self.free_bits else kl
+        with torch.no_grad():
+            elbo = reconstruction - kl + log_det
+            active = (of_units > WEAK).sum().to(kl.dtype)
+            terms = {"elbo": elbo, "reconstruction": reconstruction + log_det, "kl": kl.detach(), "active_units": active}
+        return Loss(self.beta * warmth * paid - reconstruction, terms)
 
 
 @dataclass(frozen=True)
@@ -118,14 +106,35 @@ class ImportanceWeighted:
         x: Float[Tensor, "b *shape"],
         rng: Rng,
         embedding: Float[Tensor, "b e"] | None = None,
+        warmth: float = 1.0,
         log_det: float = 0.0,
     ) -> Loss:
-        mean, log_sigma = model.infer(x, embedding)
-        noise = rng.randn(len(mean), self.draws, mean.shape[1]).to(mean.dtype)
-        weights = _log_weights(model, x, embedding, mean, log_sigma, noise)
+        """warmth: always 1, the bound has no KL to weigh."""
+        noise = rng.randn(len(x), self.draws, model.noise_size).to(x.dtype)
+        likelihood, ratio = model.weigh(x, noise, embedding)
+        weights = likelihood - ratio.sum(-1)
         bound = log_mean_exp(weights).mean()
-        terms = {"bound": bound + log_det, "elbo": weights.mean() + log_det}
-        return Loss(-bound, {name: term.detach() for name, term in terms.items()})
+        with torch.no_grad():
+            active = (ratio.mean((0, 1)) > WEAK).sum().to(bound.dtype)
+            terms = {"bound": bound + log_det, "elbo": weights.mean() + log_det, "active_units": active}
+        return Loss(-bound, terms)
+
+
+def objective(name: str, beta: float, draws: int, beta_warmup: int, free_bits: float) -> Elbo | ImportanceWeighted:
+    """The loss that the options of a model ask for. Raises UserError where they contradict each other."""
+    if draws < 1:
+        raise UserError(f"draws is at least 1, not {draws}.")
+    if free_bits < 0 or beta < 0:
+        raise UserError(f"beta and free_bits are at least 0, not {beta} and {free_bits}.")
+    if name == "elbo":
+        return Elbo(beta, draws, free_bits)
+    if name != "iwae":
+        raise UserError(f"objective is elbo or iwae, not {name!r}.")
+    if beta != 1.0 or beta_warmup or free_bits:
+        raise UserError(
+            "beta, beta_warmup and free_bits weigh the KL of objective='elbo'; the importance-weighted bound has none."
+        )
+    return ImportanceWeighted(draws)
 
 
 def log_mean_exp(x: Float[Tensor, "b k"]) -> Float[Tensor, " b"]:
@@ -144,8 +153,7 @@ def iwae_bound(
 
     chunk: how many z are decoded at a time (memory only).
     """
-    draws = len(noise)
-    step = max(1, chunk // draws)
+    step = max(1, chunk // len(noise))
     bounds = []
     for start in range(0, len(x), step):
         rows = x[start : start + step]
@@ -153,3 +161,11 @@ def iwae_bound(
         parts = [log_weights(model, rows, part.expand(len(rows), -1, -1), beside) for part in noise.split(chunk)]
         bounds.append(log_mean_exp(torch.cat(parts, 1)))
     return torch.cat(bounds) if bounds else x.new_zeros(0)
+
+
+def use_of_units(
+    model: LatentVariableModel, x: Float[Tensor, "b *shape"], rng: Rng, embedding: Float[Tensor, "b e"] | None, draws: int
+) -> Float[Tensor, " u"]:
+    """The KL of each unit in nats, on average over x (in closed form, or over `draws` draws)."""
+    noise = rng.randn(len(x), draws, model.noise_size).to(x.dtype)
+    return model.weigh(x, noise, embedding, closed=True)[1].mean((0, 1))

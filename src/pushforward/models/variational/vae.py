@@ -2,15 +2,16 @@
 
 log p(x) = log of the integral of p(x | z) p(z) cannot be computed, but for any q it is at least the ELBO,
 
-    E_{q(z|x)}[log p(x | z)] - KL(q(z | x) || N(0, I)),        q(z | x) = N(mean(x), diag(sigma(x)^2)),
+    E_{q(z|x)}[log p(x | z)] - KL(q(z | x) || N(0, I)),        q(z | x) = N(mean(x), diag(sigma(x)^2)) as a rule,
 
 which encoder and decoder climb together; the gap is KL(q(z | x) || p(z | x)). The gradient passes through the draw
 z = mean + sigma eps (reparametrisation). What a decoder's output means is the likelihood's business
-(`distributions/likelihoods.py`), which bound is climbed is the loss's (`elbo.py`).
+(`distributions/likelihoods.py`), which distributions q may be is the posterior's (`posteriors.py`), and which bound is climbed
+is the loss's (`elbo.py`).
 
 Sources: Kingma and Welling 2014, arXiv:1312.6114; Rezende et al. 2014, arXiv:1401.4082; Sohn et al. 2015 (with a condition);
 Higgins et al. 2017 (beta); Bowman et al. 2016, arXiv:1511.06349 (warm-up of the KL); Burda et al. 2016, arXiv:1509.00519
-(the importance-weighted bound).
+(the importance-weighted bound; black and white images drawn anew at each update; active units).
 """
 
 from __future__ import annotations
@@ -25,17 +26,23 @@ from torch import Tensor, nn
 from pushforward.data.batches import Batch
 from pushforward.data.spec import DataSpec
 from pushforward.data.units import units
-from pushforward.distributions.likelihoods import Bernoulli, Gaussian, Sigma, likelihood, soft_clamp, wide
+from pushforward.distributions import likelihoods
+from pushforward.distributions.likelihoods import Bernoulli, Gaussian, Sigma, binary, fixed_binary
 from pushforward.errors import UserError
 from pushforward.models.contract import Generator, LogProb, Loss, OptimizerSettings, Player, device_of
-from pushforward.models.variational.elbo import Elbo, ImportanceWeighted, iwae_bound
-from pushforward.nets.conditioning import ConditionEmbedding, condition_rates, draw_condition
+from pushforward.models.variational import elbo
+from pushforward.models.variational.conditions import condition_vector
+from pushforward.models.variational.elbo import iwae_bound, use_of_units
+from pushforward.models.variational.posteriors import Diagonal, Full, InverseAutoregressive, Posterior
+from pushforward.nets.conditioning import condition_rates, draw_condition
 from pushforward.nets.conv import ConvDecoder, ConvEncoder
 from pushforward.nets.mlp import Flat
 from pushforward.randomness import Rng, SampleRng, as_rng
 
-LOG_SIGMA = 8.0  # the posterior's log sigma stays within +-8
 EVALUATION_SEED = 0x1A3
+EMBEDDING = 64  # numbers that a condition becomes
+MOVES = 0.01  # an active unit's posterior mean has more variance than this over data (Burda et al. 2016)
+SHOWN = 16  # latent units whose KL `diagnose` gives one by one
 
 
 class VAE(nn.Module):
@@ -44,21 +51,28 @@ class VAE(nn.Module):
     Args:
         spec: What a datum is.
         latent_dim: Numbers in a code z.
-        likelihood: What the decoder's output means: auto (logistic for images, gaussian else), bernoulli, gaussian, logistic.
+        likelihood: What the decoder's output means: auto (logistic for images, categorical for vectors with categories,
+            integers or gaps, gaussian else), bernoulli, gaussian, logistic, categorical.
+        binarise: Of the bernoulli likelihood: draw black and white images from the grey levels anew at each update, instead of
+            reading the levels as probabilities.
+        posterior: What q(z | x) can be: gaussian (diagonal), full (any Gaussian), iaf (inverse autoregressive flow).
         network: auto (conv for images larger than 8 x 8, mlp else), mlp or conv.
         width: Width of the mlp's layers, or channels of the conv's first stage; None: 256 or 32.
         depth: Hidden layers of the mlp, or residual blocks per stage of the conv; None: 2 or 0.
+        activation: Of the mlp: silu, tanh, relu, gelu, softplus or leaky-relu.
         dropout: Rate at which hidden units are dropped; None: 0.1 for the mlp on images, else 0.
         beta: Weight of the KL (1: a bound on the likelihood; more: fewer and more independent latents).
         beta_warmup: Updates over which that weight grows from 0.
+        free_bits: Nats that each latent unit may use without paying for them, so that none is switched off early.
         draws: Draws of z per datum and update.
         objective: elbo, or iwae (the importance-weighted bound with `draws` draws).
         sigma: Of the gaussian likelihood: a number, learned, global, column or pixel.
         condition_dropout: Rate at which conditions are hidden in training, which teaches what to do without one.
-        encoder: Your own module x (B, *shape) -> (B, 2 latent_dim), mean and log sigma; called with the condition's
-            embedding (B, 64) as second argument where the data have a condition.
-        decoder: Your own module z (B, latent_dim) -> (B, k, *shape) in any shape, k numbers per number of x (2 for logistic and
-            for sigma="pixel", else 1); second argument likewise.
+        encoder: Your own module x (B, *shape) -> (B, 2 latent_dim), mean and log sigma (other posteriors ask for more:
+            `posterior.outputs`); called with the condition's embedding (B, 64) as second argument where the data have a
+            condition.
+        decoder: Your own module z (B, latent_dim) -> (B, k, *shape) in any shape, k numbers per number of x
+            (`likelihood.channels`: 2 for logistic and sigma="pixel", else 1); second argument likewise.
     """
 
     def __init__(
@@ -66,13 +80,17 @@ class VAE(nn.Module):
         spec: DataSpec,
         *,
         latent_dim: int = 16,
-        likelihood: Literal["auto", "bernoulli", "gaussian", "logistic"] = "auto",
+        likelihood: likelihoods.Name = "auto",
+        binarise: bool = False,
+        posterior: Literal["gaussian", "full", "iaf"] = "gaussian",
         network: Literal["auto", "mlp", "conv"] = "auto",
         width: int | None = None,
         depth: int | None = None,
+        activation: Literal["silu", "tanh", "relu", "gelu", "softplus", "leaky-relu"] = "silu",
         dropout: float | None = None,
         beta: float = 1.0,
         beta_warmup: int = 0,
+        free_bits: float = 0.0,
         draws: int = 1,
         objective: Literal["elbo", "iwae"] = "elbo",
         sigma: Sigma | float = "learned",
@@ -81,15 +99,20 @@ class VAE(nn.Module):
         decoder: nn.Module | None = None,
     ):
         super().__init__()
-        self.spec, self.latent_dim, self.beta_warmup, self.condition_dropout = spec, latent_dim, beta_warmup, condition_dropout
+        self.spec, self.beta_warmup, self.condition_dropout = spec, beta_warmup, condition_dropout
+        self.latent_dim = self.noise_size = latent_dim
         self.log_det = units(spec).log_det
-        self.likelihood = _likelihood(likelihood, spec, sigma)
-        self.objective = _objective(objective, beta, draws, beta_warmup)
-        self.embed = ConditionEmbedding(spec.condition, 64) if spec.condition else None
+        self.likelihood = likelihoods.likelihood(likelihood, spec, sigma)
+        self.binarise = binarise
+        if binarise and not isinstance(self.likelihood, Bernoulli):
+            raise UserError("binarise draws black and white images, which are for likelihood='bernoulli'; set that too.")
+        self.objective = elbo.objective(objective, beta, draws, beta_warmup, free_bits)
+        self.posterior = _posterior(posterior, latent_dim)
+        self.embed = condition_vector(spec.condition, EMBEDDING) if spec.condition else None
         beside = self.embed.width if self.embed else 0
         if network == "auto":
             network = "conv" if spec.kind == "image" and max(spec.shape[1:]) > 8 else "mlp"
-        outputs = self.likelihood.channels
+        said, outputs = self.posterior.outputs, self.likelihood.channels
         if dropout is None:  # images are few for what an mlp could learn by heart; vectors are not
             dropout = 0.1 if spec.kind == "image" and network == "mlp" else 0.0
         # strided convolutions share their weights over the image and bear larger steps
@@ -99,14 +122,15 @@ class VAE(nn.Module):
                 raise UserError(f"network='conv' is for images, '{spec.name}' holds {spec.kind}; use network='mlp'.")
             width, depth = 32 if width is None else width, 0 if depth is None else depth
             channels, *size = spec.shape
-            self.encoder = encoder or ConvEncoder(spec.shape, 2 * latent_dim, width, depth, beside, dropout=dropout)
+            self.encoder = encoder or ConvEncoder(spec.shape, said, width, depth, beside, dropout=dropout)
             self.decoder = decoder or ConvDecoder(
                 latent_dim, (outputs * channels, *size), width, depth, beside, dropout=dropout
             )
         elif network == "mlp":
             width, depth = 256 if width is None else width, 2 if depth is None else depth
-            self.encoder = encoder or Flat(spec.dimensions + beside, 2 * latent_dim, width, depth, dropout)
-            self.decoder = decoder or Flat(latent_dim + beside, outputs * spec.dimensions, width, depth, dropout)
+            size = (width, depth, dropout, activation)
+            self.encoder = encoder or Flat(spec.dimensions + beside, said, *size)
+            self.decoder = decoder or Flat(latent_dim + beside, outputs * spec.dimensions, *size)
         else:
             raise UserError(f"network is auto, mlp or conv, not {network!r}.")
 
@@ -137,13 +161,26 @@ class VAE(nn.Module):
             raise UserError(f"{len(condition)} conditions were given for {rows} data; give one for each.")
         return self.embed(condition if condition is None else condition.to(device_of(self)), rows, drop)
 
-    def infer(
-        self, x: Float[Tensor, "b *shape"], embedding: Float[Tensor, "b e"] | None
-    ) -> tuple[Float[Tensor, "b d"], Float[Tensor, "b d"]]:
-        """The mean and log sigma of q(z | x)."""
-        out = self.encoder(x) if embedding is None else self.encoder(x, embedding)
-        mean, log_sigma = wide(out).chunk(2, 1)
-        return mean, soft_clamp(log_sigma, -LOG_SIGMA, LOG_SIGMA)
+    def infer(self, x: Float[Tensor, "b *shape"], embedding: Float[Tensor, "b e"] | None) -> Float[Tensor, "b o"]:
+        """What the encoder says of x: the numbers that `posterior` reads."""
+        return self.encoder(x) if embedding is None else self.encoder(x, embedding)
+
+    def weigh(
+        self,
+        x: Float[Tensor, "b *shape"],
+        noise: Float[Tensor, "b k d"],
+        embedding: Float[Tensor, "b e"] | None,
+        closed: bool = False,
+    ) -> tuple[Float[Tensor, "b k"], Float[Tensor, "b j d"]]:
+        """log p(x | z) of the draws that `noise` makes, and log q(z | x) - log p(z) by latent unit (its mean if `closed`)."""
+        said, draws = self.infer(x, embedding), noise.shape[1]
+        z, log_slope = self.posterior.draw(said, noise)
+        kl = self.posterior.kl(said) if closed else None
+        ratio = 0.5 * (z.square() - noise.square()) - log_slope if kl is None else kl[:, None]
+        if draws > 1:
+            x = x.repeat_interleave(draws, 0)
+            embedding = None if embedding is None else embedding.repeat_interleave(draws, 0)
+        return self.log_likelihood(x, z.flatten(0, 1), embedding).view(-1, draws), ratio
 
     def parameters_of(self, z: Float[Tensor, "b d"], embedding: Float[Tensor, "b e"] | None) -> Float[Tensor, "b k *shape"]:
         """What the decoder says of x: the likelihood's parameters."""
@@ -163,11 +200,10 @@ class VAE(nn.Module):
         rows = len(batch)
         hide = self.embed is not None and self.condition_dropout > 0
         embedding = self.embedding(batch.condition, rows, rng.rand(rows) < self.condition_dropout if hide else None)
-        if isinstance(self.objective, Elbo):
-            # validation is under the full beta, or its figures would not compare with each other
-            warmth = min(1.0, batch.step / self.beta_warmup) if self.beta_warmup and self.training else 1.0
-            return self.objective(self, batch.x, rng, embedding, warmth, self.log_det)
-        return self.objective(self, batch.x, rng, embedding, self.log_det)
+        x = binary(batch.x, rng.rand_like(batch.x)) if self.binarise else batch.x
+        # validation is under the full beta, or its figures would not compare with each other
+        warmth = min(1.0, batch.step / self.beta_warmup) if self.beta_warmup and self.training else 1.0
+        return self.objective(self, x, rng, embedding, warmth, self.log_det)
 
     def players(self) -> list[Player]:
         """One: encoder and decoder together."""
@@ -181,8 +217,8 @@ class VAE(nn.Module):
         return as_rng(generator, device_of(self)).randn(n, self.latent_dim)
 
     def encode(self, x: Float[Tensor, "b *shape"], *, condition: Tensor | None = None) -> Float[Tensor, "b d"]:
-        """The posterior's mean."""
-        return self.infer(x, self.embedding(condition, len(x)))[0]
+        """The posterior's mean (of an inverse autoregressive flow: where it sends its base's mean)."""
+        return self.posterior.mean(self.infer(x, self.embedding(condition, len(x))))
 
     def decode(self, z: Float[Tensor, "b d"], *, condition: Tensor | None = None) -> Float[Tensor, "b *shape"]:
         """The mean of p(x | z)."""
@@ -218,8 +254,10 @@ class VAE(nn.Module):
 
         Without a condition, where the data have classes, it is the mixture over them that `sample` draws from (as many times
         the work as there are classes). chunk: how many codes are decoded at a time; None: as many as make about 2 million
-        numbers.
+        numbers. With `binarise` it is the bound of one black and white image of each x, always the same.
         """
+        self.likelihood.check(x)
+        x = fixed_binary(x, EVALUATION_SEED) if self.binarise else x
         noise = SampleRng(EVALUATION_SEED, device=device_of(self)).randn(draws, self.latent_dim).to(x.dtype)
         chunk = chunk or min(max(1, 2**21 // self.spec.dimensions), 2**14)
         if condition is not None or self.spec.classes is None:
@@ -232,17 +270,24 @@ class VAE(nn.Module):
                 parts.append(math.log(rate) + iwae_bound(self, x, noise, embedding, chunk))
         return LogProb(torch.stack(parts).logsumexp(0), "bound")
 
+    def diagnose(self, x: Float[Tensor, "b *shape"], *, condition: Tensor | None = None) -> dict[str, float]:
+        """How the latent units are used by data x, at least a hundred or so: which have collapsed onto the prior.
 
-_likelihood = likelihood  # the option of the same name hides it in `VAE.__init__`
+        active_units of units: those whose posterior mean varies over x by more than 0.01 (Burda et al. 2016). kl: nats that all
+        of them say of a datum, kl_per_unit: on average over the units; kl_of_unit_i: of each, the largest 16 first.
+        """
+        embedding = self.embedding(condition, len(x))
+        with torch.no_grad():
+            moves = self.posterior.mean(self.infer(x, embedding)).var(0, correction=0) > MOVES
+            said = use_of_units(self, x, SampleRng(EVALUATION_SEED, device=device_of(self)), embedding, 16)
+        figures = {"active_units": float(moves.sum()), "units": float(self.latent_dim)}
+        figures |= {"kl": float(said.sum()), "kl_per_unit": float(said.mean())}
+        largest = said.argsort(descending=True)[:SHOWN].tolist()
+        return figures | {f"kl_of_unit_{i}": float(said[i]) for i in largest}
 
 
-def _objective(name: str, beta: float, draws: int, beta_warmup: int) -> Elbo | ImportanceWeighted:
-    if draws < 1:
-        raise UserError(f"draws is at least 1, not {draws}.")
-    if name == "elbo":
-        return Elbo(beta, draws)
-    if name != "iwae":
-        raise UserError(f"objective is elbo or iwae, not {name!r}.")
-    if beta != 1.0 or beta_warmup:
-        raise UserError("beta and beta_warmup weigh the KL of objective='elbo'; the importance-weighted bound has none.")
-    return ImportanceWeighted(draws)
+def _posterior(name: str, latent_dim: int) -> Posterior:
+    known: dict[str, type[Posterior]] = {"gaussian": Diagonal, "full": Full, "iaf": InverseAutoregressive}
+    if name not in known:
+        raise UserError(f"posterior is gaussian, full or iaf, not {name!r}.")
+    return known[name](latent_dim)  # type: ignore[call-arg]

@@ -1,0 +1,135 @@
+"""Posteriors q(z | x) that an encoder may speak of: z as a function of noise eps ~ N(0, I), with its density.
+
+    gaussian    z = mean + sigma eps                                              the KL to N(0, I) in closed form
+    full        z = mean + L eps, L lower triangular with positive diagonal       likewise
+    iaf         z_0 = mean + sigma eps, then T times                              by Monte Carlo
+                z_t = s_t z_{t-1} + (1 - s_t) m_t,   [m_t, s_t] = masked MLP(z_{t-1}, h),   s_t = sigmoid(.)
+
+In each the Jacobian dz / deps is triangular up to an order of the units, so log q(z | x) = log N(eps; 0, I) - sum_j log of its
+diagonal, and log q - log p(z) is a sum over the units: that is the KL "per unit" (exact in sum, and each by itself where p
+factorises). A masked MLP's t-th order is the reverse of the one before. h is what the encoder says beside mean and sigma.
+
+Sources: Kingma and Welling 2014, arXiv:1312.6114; Kingma, Salimans et al. 2016, "Improved variational inference with inverse
+autoregressive flow", arXiv:1606.04934.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from pushforward.distributions.likelihoods import soft_clamp, wide
+from pushforward.nets.masked import MaskedMLP
+
+LOG_SIGMA = 8.0  # the posterior's log sigma stays within +-8
+CONTEXT = 32  # numbers of h
+
+
+def kl_to_standard_normal(mean: Float[Tensor, "b d"], log_sigma: Float[Tensor, "b d"]) -> Float[Tensor, "b d"]:
+    """KL(N(mean, sigma^2) || N(0, 1)) = (mean^2 + sigma^2 - 1) / 2 - log sigma of each unit, in nats.
+
+    >>> kl_to_standard_normal(torch.tensor([[3.0]]), torch.tensor([[0.0]]))
+    tensor([[4.5000]])
+    """
+    return 0.5 * (mean.square() + (2 * log_sigma).exp() - 1) - log_sigma
+
+
+class Posterior(nn.Module):
+    """What they have in common. `outputs`: the numbers that they ask of the encoder; `said` (B, outputs) is what it said."""
+
+    outputs: int
+
+    def mean(self, said: Float[Tensor, "b o"]) -> Float[Tensor, "b d"]:
+        """The code of x: the mean (iaf: where the flow sends the mean of its base)."""
+        raise NotImplementedError
+
+    def draw(self, said: Float[Tensor, "b o"], noise: Float[Tensor, "b k d"]) -> tuple[Tensor, Tensor]:
+        """z (B, K, d), and the log of the Jacobian's diagonal, (B, 1 or K, d)."""
+        raise NotImplementedError
+
+    def kl(self, said: Float[Tensor, "b o"]) -> Float[Tensor, "b d"] | None:
+        """The KL to N(0, I) by unit, where it is known in closed form."""
+        raise NotImplementedError
+
+
+class Diagonal(Posterior):
+    """N(mean, diag(sigma^2))."""
+
+    def __init__(self, latent_dim: int):
+        super().__init__()
+        self.outputs = 2 * latent_dim
+
+    def read(self, said: Tensor) -> tuple[Tensor, Tensor]:
+        mean, log_sigma = wide(said).chunk(2, 1)
+        return mean, soft_clamp(log_sigma, -LOG_SIGMA, LOG_SIGMA)
+
+    def mean(self, said: Float[Tensor, "b o"]) -> Float[Tensor, "b d"]:
+        return self.read(said)[0]
+
+    def draw(self, said: Float[Tensor, "b o"], noise: Float[Tensor, "b k d"]) -> tuple[Tensor, Tensor]:
+        mean, log_sigma = self.read(said)
+        return mean[:, None] + log_sigma.exp()[:, None] * noise, log_sigma[:, None]
+
+    def kl(self, said: Float[Tensor, "b o"]) -> Float[Tensor, "b d"] | None:
+        return kl_to_standard_normal(*self.read(said))
+
+
+class Full(Posterior):
+    """N(mean, L L^T): units that depend on each other, as the posterior of a linear decoder does."""
+
+    def __init__(self, latent_dim: int):
+        super().__init__()
+        self.size = latent_dim
+        self.outputs = 2 * latent_dim + latent_dim * (latent_dim - 1) // 2
+        self.register_buffer("below", torch.tril_indices(latent_dim, latent_dim, -1), persistent=False)
+
+    def read(self, said: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The mean, the log of L's diagonal, and L."""
+        d, said = self.size, wide(said)
+        log_diagonal = soft_clamp(said[:, d : 2 * d], -LOG_SIGMA, LOG_SIGMA)
+        lower = torch.diag_embed(log_diagonal.exp())
+        row, column = self.below
+        return said[:, :d], log_diagonal, lower.index_put((torch.arange(len(said))[:, None], row, column), said[:, 2 * d :])
+
+    def mean(self, said: Float[Tensor, "b o"]) -> Float[Tensor, "b d"]:
+        return wide(said[:, : self.size])
+
+    def draw(self, said: Float[Tensor, "b o"], noise: Float[Tensor, "b k d"]) -> tuple[Tensor, Tensor]:
+        mean, log_diagonal, lower = self.read(said)
+        return mean[:, None] + noise @ lower.mT, log_diagonal[:, None]
+
+    def kl(self, said: Float[Tensor, "b o"]) -> Float[Tensor, "b d"] | None:
+        mean, log_diagonal, lower = self.read(said)
+        return 0.5 * (mean.square() + lower.square().sum(2) - 1) - log_diagonal
+
+
+class InverseAutoregressive(Posterior):
+    """A Gaussian bent by `steps` gated inverse autoregressive steps; starts (nearly) as the Gaussian."""
+
+    def __init__(self, latent_dim: int, steps: int = 2, width: int = 128):
+        super().__init__()
+        self.base = Diagonal(latent_dim)
+        self.outputs = self.base.outputs + CONTEXT
+        self.steps = nn.ModuleList(MaskedMLP(latent_dim, 2, (max(width, latent_dim),), CONTEXT) for _ in range(steps))
+
+    def mean(self, said: Float[Tensor, "b o"]) -> Float[Tensor, "b d"]:
+        noise = torch.zeros(len(said), 1, self.base.outputs // 2, device=said.device, dtype=wide(said).dtype)
+        return self.draw(said, noise)[0][:, 0]
+
+    def draw(self, said: Float[Tensor, "b o"], noise: Float[Tensor, "b k d"]) -> tuple[Tensor, Tensor]:
+        said, context = said.split([self.base.outputs, CONTEXT], 1)
+        z, log_slope = self.base.draw(said, noise)
+        context = context.repeat_interleave(noise.shape[1], 0)
+        log_slope = log_slope.expand_as(z)
+        for step in self.steps:
+            z, log_slope = z.flip(2), log_slope.flip(2)
+            shift, gate = wide(step(z.flatten(0, 1), context)).unflatten(0, z.shape[:2]).unbind(2)
+            gate = gate + 2.0  # mostly open at first
+            keep = torch.sigmoid(gate)
+            z, log_slope = keep * z + (1 - keep) * shift, log_slope + F.logsigmoid(gate)
+        return (z.flip(2), log_slope.flip(2)) if len(self.steps) % 2 else (z, log_slope)
+
+    def kl(self, said: Float[Tensor, "b o"]) -> Float[Tensor, "b d"] | None:
+        return None
