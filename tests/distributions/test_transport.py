@@ -1,4 +1,4 @@
-"""Transport distances: agreement with scipy and POT, the decks' examples exactly, dual equals primal, a critic."""
+"""Transport distances: agreement with scipy and POT, the known examples exactly, dual equals primal, a critic."""
 
 import math
 
