@@ -291,7 +291,7 @@ def test_a_trained_conditional_vae_draws_the_class_that_was_asked_for():
 
 def test_attributes_and_frequencies():
     model = vae(CLASSES, width=8)
-    from pushforward.models.variational.vae import draw_condition
+    from pushforward.nets.conditioning import draw_condition
 
     drawn = draw_condition(CLASSES.condition, 400, SampleRng(0)).bincount(minlength=3)
     assert drawn[2] == 0 and drawn[:2].min() > 150

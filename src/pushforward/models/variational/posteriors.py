@@ -21,6 +21,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from pushforward.distributions.likelihoods import soft_clamp, wide
+from pushforward.errors import UserError
 from pushforward.nets.masked import MaskedMLP
 
 LOG_SIGMA = 8.0  # the posterior's log sigma stays within +-8
@@ -133,3 +134,14 @@ class InverseAutoregressive(Posterior):
 
     def kl(self, said: Float[Tensor, "b o"]) -> Float[Tensor, "b d"] | None:
         return None
+
+
+def posterior(name: str, latent_dim: int) -> Posterior:
+    """The posterior of this name; an unknown name is a UserError."""
+    if name == "gaussian":
+        return Diagonal(latent_dim)
+    if name == "full":
+        return Full(latent_dim)
+    if name == "iaf":
+        return InverseAutoregressive(latent_dim)
+    raise UserError(f"posterior is gaussian, full or iaf, not {name!r}.")

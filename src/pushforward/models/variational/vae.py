@@ -16,36 +16,28 @@ Higgins et al. 2017 (beta); Bowman et al. 2016, arXiv:1511.06349 (warm-up of the
 
 from __future__ import annotations
 
-import math
 from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from pushforward.data.batches import Batch
 from pushforward.data.spec import DataSpec
-from pushforward.data.units import units
 from pushforward.distributions import likelihoods
-from pushforward.distributions.likelihoods import Bernoulli, Gaussian, Sigma, binary, fixed_binary
+from pushforward.distributions.likelihoods import Sigma
 from pushforward.errors import UserError
-from pushforward.models.contract import Generator, LogProb, Loss, OptimizerSettings, Player, device_of
-from pushforward.models.variational import elbo
-from pushforward.models.variational.conditions import condition_vector
-from pushforward.models.variational.elbo import iwae_bound, use_of_units
-from pushforward.models.variational.posteriors import Diagonal, Full, InverseAutoregressive, Posterior
-from pushforward.nets.conditioning import condition_rates, draw_condition
+from pushforward.models.contract import device_of
+from pushforward.models.variational import elbo, posteriors
+from pushforward.models.variational.base import EVALUATION_SEED, Variational
 from pushforward.nets.conv import ConvDecoder, ConvEncoder
 from pushforward.nets.mlp import Flat
-from pushforward.randomness import Rng, SampleRng, as_rng
+from pushforward.randomness import SampleRng
 
-EVALUATION_SEED = 0x1A3
-EMBEDDING = 64  # numbers that a condition becomes
 MOVES = 0.01  # an active unit's posterior mean has more variance than this over data (Burda et al. 2016)
 SHOWN = 16  # latent units whose KL `diagnose` gives one by one
 
 
-class VAE(nn.Module):
+class VAE(Variational):
     """A variational autoencoder for images and vectors, with or without a condition.
 
     Args:
@@ -98,18 +90,11 @@ class VAE(nn.Module):
         encoder: nn.Module | None = None,
         decoder: nn.Module | None = None,
     ):
-        super().__init__()
-        self.spec, self.beta_warmup, self.condition_dropout = spec, beta_warmup, condition_dropout
+        bound = elbo.objective(objective, beta, draws, beta_warmup, free_bits)
+        super().__init__(spec, likelihood, binarise, sigma, bound, beta_warmup, condition_dropout)
         self.latent_dim = self.noise_size = latent_dim
-        self.log_det = units(spec).log_det
-        self.likelihood = likelihoods.likelihood(likelihood, spec, sigma)
-        self.binarise = binarise
-        if binarise and not isinstance(self.likelihood, Bernoulli):
-            raise UserError("binarise draws black and white images, which are for likelihood='bernoulli'; set that too.")
-        self.objective = elbo.objective(objective, beta, draws, beta_warmup, free_bits)
-        self.posterior = _posterior(posterior, latent_dim)
-        self.embed = condition_vector(spec.condition, EMBEDDING) if spec.condition else None
-        beside = self.embed.width if self.embed else 0
+        self.posterior = posteriors.posterior(posterior, latent_dim)
+        beside = self.beside
         if network == "auto":
             network = "conv" if spec.kind == "image" and max(spec.shape[1:]) > 8 else "mlp"
         said, outputs = self.posterior.outputs, self.likelihood.channels
@@ -133,33 +118,6 @@ class VAE(nn.Module):
             self.decoder = decoder or Flat(latent_dim + beside, outputs * spec.dimensions, *size)
         else:
             raise UserError(f"network is auto, mlp or conv, not {network!r}.")
-
-    @property
-    def mass(self) -> bool:
-        """Whether the likelihood gives integer levels themselves a probability."""
-        return not isinstance(self.likelihood, Gaussian)
-
-    @property
-    def dequantise(self) -> bool:
-        """Only a density on integer data needs noise."""
-        return not self.mass and units(self.spec).discrete
-
-    @property
-    def binarised(self) -> bool:
-        """Whether `log_prob` is of black and white pixels drawn from the grey ones, not of the data themselves."""
-        return isinstance(self.likelihood, Bernoulli) and self.spec.levels != 2
-
-    # What the bounds ask for
-
-    def embedding(self, condition: Tensor | None, rows: int, drop: Tensor | None = None) -> Float[Tensor, "b e"] | None:
-        """The condition as a vector; a hidden or absent one as the learned null vector; None where the data have none."""
-        if self.embed is None:
-            if condition is not None:
-                raise UserError(f"this model was built for '{self.spec.name}', which has no condition; leave condition out.")
-            return None
-        if condition is not None and len(condition) != rows:
-            raise UserError(f"{len(condition)} conditions were given for {rows} data; give one for each.")
-        return self.embed(condition if condition is None else condition.to(device_of(self)), rows, drop)
 
     def infer(self, x: Float[Tensor, "b *shape"], embedding: Float[Tensor, "b e"] | None) -> Float[Tensor, "b o"]:
         """What the encoder says of x: the numbers that `posterior` reads."""
@@ -193,82 +151,9 @@ class VAE(nn.Module):
         """log p(x | z) in nats per datum, in the model's units."""
         return self.likelihood.log_prob(self.parameters_of(z, embedding), x)
 
-    # Learns
-
-    def loss(self, batch: Batch, rng: Rng) -> Loss:
-        """The negative bound of a batch, in nats per datum."""
-        rows = len(batch)
-        hide = self.embed is not None and self.condition_dropout > 0
-        embedding = self.embedding(batch.condition, rows, rng.rand(rows) < self.condition_dropout if hide else None)
-        x = binary(batch.x, rng.rand_like(batch.x)) if self.binarise else batch.x
-        # validation is under the full beta, or its figures would not compare with each other
-        warmth = min(1.0, batch.step / self.beta_warmup) if self.beta_warmup and self.training else 1.0
-        return self.objective(self, x, rng, embedding, warmth, self.log_det)
-
-    def players(self) -> list[Player]:
-        """One: encoder and decoder together."""
-        optimizer = OptimizerSettings(learning_rate=self.learning_rate)
-        return [Player("vae", self, loss=self.loss, optimizer=optimizer)]
-
-    # Samples, Encodes, Decodes, Density
-
-    def draw_codes(self, n: int, *, generator: Generator = None) -> Float[Tensor, "n d"]:
-        """z ~ N(0, I)."""
-        return as_rng(generator, device_of(self)).randn(n, self.latent_dim)
-
     def encode(self, x: Float[Tensor, "b *shape"], *, condition: Tensor | None = None) -> Float[Tensor, "b d"]:
         """The posterior's mean (of an inverse autoregressive flow: where it sends its base's mean)."""
         return self.posterior.mean(self.infer(x, self.embedding(condition, len(x))))
-
-    def decode(self, z: Float[Tensor, "b d"], *, condition: Tensor | None = None) -> Float[Tensor, "b *shape"]:
-        """The mean of p(x | z)."""
-        return self.likelihood.mean(self.parameters_of(z, self.embedding(condition, len(z))))
-
-    def sample(
-        self,
-        n: int,
-        *,
-        condition: Tensor | None = None,
-        generator: Generator = None,
-        temperature: float = 1.0,
-        sample_likelihood: bool | None = None,
-    ) -> Float[Tensor, "n *shape"]:
-        """Decodes n draws of z.
-
-        temperature: the standard deviation of z. sample_likelihood: draw x ~ p(x | z) (True) or show its mean (False); None:
-        means of images, where the likelihood is noise that no one wants to see, and draws of all else.
-        """
-        rng = as_rng(generator, device_of(self))
-        z = temperature * rng.randn(n, self.latent_dim)
-        if condition is None and self.spec.condition is not None:
-            condition = draw_condition(self.spec.condition, n, rng)
-        parameters = self.parameters_of(z, self.embedding(condition, n))
-        if sample_likelihood is None:
-            sample_likelihood = self.spec.kind != "image"
-        return self.likelihood.sample(parameters, rng) if sample_likelihood else self.likelihood.mean(parameters)
-
-    def log_prob(
-        self, x: Float[Tensor, "b *shape"], *, condition: Tensor | None = None, draws: int = 64, chunk: int | None = None
-    ) -> LogProb:
-        """The importance-weighted bound with `draws` draws: a function of x, its draws being the same at each call.
-
-        Without a condition, where the data have classes, it is the mixture over them that `sample` draws from (as many times
-        the work as there are classes). chunk: how many codes are decoded at a time; None: as many as make about 2 million
-        numbers. With `binarise` it is the bound of one black and white image of each x, always the same.
-        """
-        self.likelihood.check(x)
-        x = fixed_binary(x, EVALUATION_SEED) if self.binarise else x
-        noise = SampleRng(EVALUATION_SEED, device=device_of(self)).randn(draws, self.latent_dim).to(x.dtype)
-        chunk = chunk or min(max(1, 2**21 // self.spec.dimensions), 2**14)
-        if condition is not None or self.spec.classes is None:
-            return LogProb(iwae_bound(self, x, noise, self.embedding(condition, len(x)), chunk), "bound")
-        assert self.spec.condition is not None
-        parts = []
-        for label, rate in enumerate(condition_rates(self.spec.condition).tolist()):
-            if rate > 0:
-                embedding = self.embedding(torch.full((len(x),), label, device=x.device), len(x))
-                parts.append(math.log(rate) + iwae_bound(self, x, noise, embedding, chunk))
-        return LogProb(torch.stack(parts).logsumexp(0), "bound")
 
     def diagnose(self, x: Float[Tensor, "b *shape"], *, condition: Tensor | None = None) -> dict[str, float]:
         """How the latent units are used by data x, at least a hundred or so: which have collapsed onto the prior.
@@ -279,15 +164,8 @@ class VAE(nn.Module):
         embedding = self.embedding(condition, len(x))
         with torch.no_grad():
             moves = self.posterior.mean(self.infer(x, embedding)).var(0, correction=0) > MOVES
-            said = use_of_units(self, x, SampleRng(EVALUATION_SEED, device=device_of(self)), embedding, 16)
+            said = elbo.use_of_units(self, x, SampleRng(EVALUATION_SEED, device=device_of(self)), embedding, 16)
         figures = {"active_units": float(moves.sum()), "units": float(self.latent_dim)}
         figures |= {"kl": float(said.sum()), "kl_per_unit": float(said.mean())}
         largest = said.argsort(descending=True)[:SHOWN].tolist()
         return figures | {f"kl_of_unit_{i}": float(said[i]) for i in largest}
-
-
-def _posterior(name: str, latent_dim: int) -> Posterior:
-    known: dict[str, type[Posterior]] = {"gaussian": Diagonal, "full": Full, "iaf": InverseAutoregressive}
-    if name not in known:
-        raise UserError(f"posterior is gaussian, full or iaf, not {name!r}.")
-    return known[name](latent_dim)  # type: ignore[call-arg]

@@ -1,0 +1,170 @@
+"""What all models with latent variables share: a likelihood, a bound to climb, a condition beside, and draws from the prior.
+
+A model adds two things: `parameters_of`, what its decoder says of x given codes drawn from N(0, I), and `weigh`, which draws
+codes from its posterior and weighs them (`elbo.py`).
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from pushforward.data.batches import Batch
+from pushforward.data.spec import DataSpec
+from pushforward.data.units import units
+from pushforward.distributions.likelihoods import Bernoulli, Gaussian, Sigma, binary, fixed_binary, likelihood
+from pushforward.errors import UserError
+from pushforward.models.contract import Generator, LogProb, Loss, OptimizerSettings, Player, device_of
+from pushforward.models.variational.conditions import condition_vector
+from pushforward.models.variational.elbo import Elbo, ImportanceWeighted, iwae_bound
+from pushforward.nets.conditioning import condition_rates, draw_condition
+from pushforward.randomness import Rng, SampleRng, as_rng
+
+EVALUATION_SEED = 0x1A3
+EMBEDDING = 64  # numbers that a condition becomes
+
+
+class Variational(nn.Module):
+    """A model with latent variables: abstract.
+
+    Args:
+        spec: what a datum is.
+        likelihood_name, binarise, sigma: what the decoder's output means, as `VAE` explains them.
+        objective: the bound to climb.
+        beta_warmup: updates over which the weight of the KL grows from 0.
+        condition_dropout: rate at which conditions are hidden in training.
+    """
+
+    noise_size: int  # numbers of a code
+    learning_rate: float
+
+    def __init__(
+        self,
+        spec: DataSpec,
+        likelihood_name: str,
+        binarise: bool,
+        sigma: Sigma | float,
+        objective: Elbo | ImportanceWeighted,
+        beta_warmup: int,
+        condition_dropout: float,
+    ):
+        super().__init__()
+        self.spec, self.beta_warmup, self.condition_dropout = spec, beta_warmup, condition_dropout
+        self.log_det = units(spec).log_det
+        self.likelihood = likelihood(likelihood_name, spec, sigma)
+        self.binarise, self.objective = binarise, objective
+        if binarise and not isinstance(self.likelihood, Bernoulli):
+            raise UserError("binarise draws black and white images, which are for likelihood='bernoulli'; set that too.")
+        self.embed = condition_vector(spec.condition, EMBEDDING) if spec.condition else None
+        self.beside = self.embed.width if self.embed else 0
+
+    def weigh(
+        self, x: Tensor, noise: Tensor, embedding: Tensor | None, closed: bool = False
+    ) -> tuple[Float[Tensor, "b k"], Float[Tensor, "b j u"]]:
+        """log p(x | z) of the draws that `noise` makes, and log q(z | x) - log p(z) by unit (its mean if `closed`)."""
+        raise NotImplementedError
+
+    def parameters_of(self, z: Float[Tensor, "b d"], embedding: Float[Tensor, "b e"] | None) -> Float[Tensor, "b k *shape"]:
+        """What the decoder says of x given codes that are N(0, I) under the prior: the likelihood's parameters."""
+        raise NotImplementedError
+
+    @property
+    def mass(self) -> bool:
+        """Whether the likelihood gives integer levels themselves a probability."""
+        return not isinstance(self.likelihood, Gaussian)
+
+    @property
+    def dequantise(self) -> bool:
+        """Only a density on integer data needs noise."""
+        return not self.mass and units(self.spec).discrete
+
+    @property
+    def binarised(self) -> bool:
+        """Whether `log_prob` is of black and white pixels drawn from the grey ones, not of the data themselves."""
+        return isinstance(self.likelihood, Bernoulli) and self.spec.levels != 2
+
+    def embedding(self, condition: Tensor | None, rows: int, drop: Tensor | None = None) -> Float[Tensor, "b e"] | None:
+        """The condition as a vector; a hidden or absent one as the learned null vector; None where the data have none."""
+        if self.embed is None:
+            if condition is not None:
+                raise UserError(f"this model was built for '{self.spec.name}', which has no condition; leave condition out.")
+            return None
+        if condition is not None and len(condition) != rows:
+            raise UserError(f"{len(condition)} conditions were given for {rows} data; give one for each.")
+        return self.embed(condition if condition is None else condition.to(device_of(self)), rows, drop)
+
+    # Learns
+
+    def loss(self, batch: Batch, rng: Rng) -> Loss:
+        """The negative bound of a batch, in nats per datum."""
+        rows = len(batch)
+        hide = self.embed is not None and self.condition_dropout > 0
+        embedding = self.embedding(batch.condition, rows, rng.rand(rows) < self.condition_dropout if hide else None)
+        x = binary(batch.x, rng.rand_like(batch.x)) if self.binarise else batch.x
+        # validation is under the full beta, or its figures would not compare with each other
+        warmth = min(1.0, batch.step / self.beta_warmup) if self.beta_warmup and self.training else 1.0
+        return self.objective(self, x, rng, embedding, warmth, self.log_det)
+
+    def players(self) -> list[Player]:
+        """One: encoder and decoder together."""
+        optimizer = OptimizerSettings(learning_rate=self.learning_rate)
+        return [Player("vae", self, loss=self.loss, optimizer=optimizer)]
+
+    # Samples, Encodes, Decodes, Density
+
+    def draw_codes(self, n: int, *, generator: Generator = None) -> Float[Tensor, "n d"]:
+        """z ~ N(0, I)."""
+        return as_rng(generator, device_of(self)).randn(n, self.noise_size)
+
+    def decode(self, z: Float[Tensor, "b d"], *, condition: Tensor | None = None) -> Float[Tensor, "b *shape"]:
+        """The mean of p(x | z)."""
+        return self.likelihood.mean(self.parameters_of(z, self.embedding(condition, len(z))))
+
+    def sample(
+        self,
+        n: int,
+        *,
+        condition: Tensor | None = None,
+        generator: Generator = None,
+        temperature: float = 1.0,
+        sample_likelihood: bool | None = None,
+    ) -> Float[Tensor, "n *shape"]:
+        """Decodes n draws of z.
+
+        temperature: the standard deviation of z. sample_likelihood: draw x ~ p(x | z) (True) or show its mean (False); None:
+        means of images, where the likelihood is noise that no one wants to see, and draws of all else.
+        """
+        rng = as_rng(generator, device_of(self))
+        z = temperature * rng.randn(n, self.noise_size)
+        if condition is None and self.spec.condition is not None:
+            condition = draw_condition(self.spec.condition, n, rng)
+        parameters = self.parameters_of(z, self.embedding(condition, n))
+        if sample_likelihood is None:
+            sample_likelihood = self.spec.kind != "image"
+        return self.likelihood.sample(parameters, rng) if sample_likelihood else self.likelihood.mean(parameters)
+
+    def log_prob(
+        self, x: Float[Tensor, "b *shape"], *, condition: Tensor | None = None, draws: int = 64, chunk: int | None = None
+    ) -> LogProb:
+        """The importance-weighted bound with `draws` draws: a function of x, its draws being the same at each call.
+
+        Without a condition, where the data have classes, it is the mixture over them that `sample` draws from (as many times
+        the work as there are classes). chunk: how many codes are decoded at a time; None: as many as make about 2 million
+        numbers. With `binarise` it is the bound of one black and white image of each x, always the same.
+        """
+        self.likelihood.check(x)
+        x = fixed_binary(x, EVALUATION_SEED) if self.binarise else x
+        noise = SampleRng(EVALUATION_SEED, device=device_of(self)).randn(draws, self.noise_size).to(x.dtype)
+        chunk = chunk or min(max(1, 2**21 // self.spec.dimensions), 2**14)
+        if condition is not None or self.spec.classes is None:
+            return LogProb(iwae_bound(self, x, noise, self.embedding(condition, len(x)), chunk), "bound")
+        assert self.spec.condition is not None
+        parts = []
+        for label, rate in enumerate(condition_rates(self.spec.condition).tolist()):
+            if rate > 0:
+                embedding = self.embedding(torch.full((len(x),), label, device=x.device), len(x))
+                parts.append(math.log(rate) + iwae_bound(self, x, noise, embedding, chunk))
+        return LogProb(torch.stack(parts).logsumexp(0), "bound")
