@@ -42,13 +42,13 @@ from pushforward.randomness import SampleRng
 LOG_SIGMA = 5.0  # log sigmas of priors and posteriors stay within +-5
 
 
-def map_sizes(height: int, width: int, levels: int) -> tuple[int, list[tuple[int, int]]]:
-    """How many pixels of a side make one place of the finest map, and the size of each level's map, the top first.
+def map_sizes(height: int, width: int, levels: int) -> tuple[int, tuple[int, int], list[tuple[int, int]]]:
+    """How many pixels of a side make one place of the finest map, its size, and that of each level's map, the top first.
 
     >>> map_sizes(28, 28, 6)
-    (2, [(1, 1), (2, 2), (4, 4), (4, 4), (7, 7), (14, 14)])
+    (2, (14, 14), [(1, 1), (2, 2), (4, 4), (4, 4), (7, 7), (14, 14)])
     >>> map_sizes(8, 6, 2)
-    (1, [(1, 1), (8, 6)])
+    (1, (8, 6), [(1, 1), (8, 6)])
     """
     fold = 1 if max(height, width) <= 8 else 2
     while max(height, width) / fold > 32:
@@ -57,7 +57,7 @@ def map_sizes(height: int, width: int, levels: int) -> tuple[int, list[tuple[int
     while max(sizes[-1]) > 1:
         sizes.append((math.ceil(sizes[-1][0] / 2), math.ceil(sizes[-1][1] / 2)))
     sizes.reverse()
-    return fold, [sizes[round(i * (len(sizes) - 1) / max(1, levels - 1))] for i in range(levels)]
+    return fold, sizes[-1], [sizes[round(i * (len(sizes) - 1) / max(1, levels - 1))] for i in range(levels)]
 
 
 def layer(inputs: int, outputs: int, size: tuple[int, int] | None, kernel: int = 3) -> nn.Module:
@@ -181,18 +181,19 @@ class HierarchicalVAE(Variational):
             raise UserError(f"latent_dim = {latents} and width = {width} were given; both are at least 1.")
         self.learning_rate, self.width = 1e-3, width
         sizes: list[tuple[int, int] | None] = [None] * levels
+        self.finest: tuple[int, int] | None = None
         self.fold, inputs, outputs = 1, spec.dimensions, self.likelihood.channels * spec.dimensions
         if image:
-            self.fold, maps = map_sizes(*spec.shape[1:], levels)
+            self.fold, self.finest, maps = map_sizes(*spec.shape[1:], levels)
             sizes = list(maps)
             inputs = spec.shape[0] * self.fold**2
             outputs = self.likelihood.channels * inputs
         scale = 1 / math.sqrt(levels)
-        self.enter = layer(inputs + (0 if image else self.beside), width, sizes[-1])
+        self.enter = layer(inputs + (0 if image else self.beside), width, self.finest)
         self.ask = nn.Linear(self.beside, width) if image and self.beside else None
         self.up = nn.ModuleList(branch(width, width, width, size, scale) for size in sizes)  # the top first, as the levels
         self.levels = nn.ModuleList(Level(width, latents, size, self.beside, posterior == "shared", scale) for size in sizes)
-        self.leave = nn.Sequential(nn.SiLU(), layer(width, outputs, sizes[-1]))
+        self.leave = nn.Sequential(nn.SiLU(), layer(width, outputs, self.finest))
         self.shapes = [(latents, *(size or ())) for size in sizes]
         self.places = [math.prod(shape) for shape in self.shapes]
         self.noise_size = sum(self.places)
@@ -222,7 +223,7 @@ class HierarchicalVAE(Variational):
 
     def output(self, h: Tensor) -> Float[Tensor, "b k *shape"]:
         """The likelihood's parameters from the last state."""
-        out = self.leave(h)
+        out = self.leave(resized(h, self.finest))
         if self.spec.kind == "image":
             height, width = self.spec.shape[1:]
             out = F.pixel_shuffle(out, self.fold)[..., :height, :width]

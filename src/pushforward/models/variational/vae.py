@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from pushforward.data.spec import DataSpec
 from pushforward.distributions import likelihoods
-from pushforward.distributions.likelihoods import Sigma
+from pushforward.distributions.likelihoods import Bernoulli, Sigma
 from pushforward.errors import UserError
 from pushforward.models.contract import device_of
 from pushforward.models.variational import elbo, posteriors
@@ -100,6 +100,7 @@ class VAE(Variational):
         said, outputs = self.posterior.outputs, self.likelihood.channels
         if dropout is None:  # images are few for what an mlp could learn by heart; vectors are not
             dropout = 0.1 if spec.kind == "image" and network == "mlp" else 0.0
+        self.ink = False
         # strided convolutions share their weights over the image and bear larger steps
         self.learning_rate = 2e-3 if network == "conv" else 1e-3
         if network == "conv":
@@ -114,6 +115,8 @@ class VAE(Variational):
         elif network == "mlp":
             width, depth = 256 if width is None else width, 2 if depth is None else depth
             size = (width, depth, dropout, activation)
+            # black as 0: MNIST's nats after 22 000 updates are 92, with black as -1 (every weight of a pixel at once) 104
+            self.ink = encoder is None and isinstance(self.likelihood, Bernoulli)
             self.encoder = encoder or Flat(spec.dimensions + beside, said, *size)
             self.decoder = decoder or Flat(latent_dim + beside, outputs * spec.dimensions, *size)
         else:
@@ -121,6 +124,8 @@ class VAE(Variational):
 
     def infer(self, x: Float[Tensor, "b *shape"], embedding: Float[Tensor, "b e"] | None) -> Float[Tensor, "b o"]:
         """What the encoder says of x: the numbers that `posterior` reads."""
+        if self.ink:
+            x = (x + 1) / 2
         return self.encoder(x) if embedding is None else self.encoder(x, embedding)
 
     def weigh(
