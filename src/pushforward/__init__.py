@@ -22,6 +22,7 @@ _HOMES = {
     "evaluate": "evaluation.evaluate",
     "compare": "comparison.compare",
     "check_model": "models.checking",
+    "codes_of": "training.codes",
     "UserError": "errors",
 }
 
@@ -31,11 +32,12 @@ if TYPE_CHECKING:
     from pushforward.errors import UserError
     from pushforward.evaluation.evaluate import evaluate
     from pushforward.models.checking import check_model
+    from pushforward.training.codes import codes_of
     from pushforward.training.runs import Run, load
     from pushforward.training.train import train
     from pushforward.zoo import create
 
-__all__ = ["Run", "UserError", "__version__", "check_model", "compare", "create", "evaluate", "load", "load_data", "train"]
+__all__ = ["Run", "UserError", "__version__", "check_model", "codes_of", "compare", "create", "evaluate", "load", "load_data", "train"]
 
 
 def __getattr__(name: str) -> Any:

@@ -16,7 +16,7 @@ import math
 import os
 import secrets
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -116,6 +116,23 @@ def write_picture(image: Image.Image, path: str | Path, recipe: Mapping[str, Any
     return write_bytes(path, buffer.getvalue())
 
 
+def write_animation(
+    frames: Sequence[Image.Image], path: str | Path, recipe: Mapping[str, Any] | None = None, *, seconds: float = 0.12
+) -> Path:
+    """Writes a GIF that goes through the frames and back again for ever, with a longer look at either end. Its comment holds
+    the recipe."""
+    _suffix(path, ".gif")
+    from PIL import Image
+
+    shown = [frame.convert("RGB").quantize(256, dither=Image.Dither.NONE) for frame in frames]
+    order = [*range(len(shown)), *range(len(shown) - 2, 0, -1)]
+    times = [round(1000 * seconds) * (5 if i in (0, len(shown) - 1) else 1) for i in order]
+    buffer, more = io.BytesIO(), {} if recipe is None else {"comment": _dumps(recipe).encode()}
+    rest = [shown[i] for i in order[1:]]
+    shown[0].save(buffer, format="GIF", save_all=True, append_images=rest, duration=times, loop=0, **more)
+    return write_bytes(path, buffer.getvalue())
+
+
 def write_array(path: str | Path, arrays: Any, recipe: Mapping[str, Any] | None = None) -> Path:
     """Writes named arrays to an .npz (compressed), or one array to an .npy. A single array is called "samples".
 
@@ -191,11 +208,11 @@ def write_text(path: str | Path, lines: Iterable[str], recipe: Mapping[str, Any]
 
 
 def read_recipe(path: str | Path) -> dict[str, Any]:
-    """The recipe of a file that this library wrote (.png, .npz, .npy, .csv, .parquet, .txt or .jsonl).
+    """The recipe of a file that this library wrote (.png, .gif, .npz, .npy, .csv, .parquet, .txt or .jsonl).
 
     Raises UserError where the file is missing, broken, of another kind, or carries none.
     """
-    suffix = _suffix(path, ".png", ".npz", ".npy", ".csv", ".parquet", ".txt", ".jsonl")
+    suffix = _suffix(path, ".png", ".gif", ".npz", ".npy", ".csv", ".parquet", ".txt", ".jsonl")
     found: str | bytes | None = None
     with _readable(path):
         if suffix == ".png":
@@ -203,6 +220,11 @@ def read_recipe(path: str | Path) -> dict[str, Any]:
 
             with Image.open(path, formats=["PNG"]) as image:
                 found = image.info.get(KEY)
+        elif suffix == ".gif":
+            from PIL import Image
+
+            with Image.open(path, formats=["GIF"]) as image:
+                found = image.info.get("comment")
         elif suffix == ".npz":
             with np.load(path, allow_pickle=False) as archive:
                 found = str(archive[KEY]) if KEY in archive.files else None

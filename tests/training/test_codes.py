@@ -41,7 +41,7 @@ def coded(model, data, **options) -> tuple[Run, Data]:
 def test_two_stages_from_end_to_end(first_stage, tmp_path):
     data = codes_of(first_stage)
     assert data.spec.kind == "point" and data.spec.shape == (16,) and data.spec.classes == 10
-    assert data.source["source"].startswith("<codes of ")
+    assert data.source["source"].startswith("codes:")
     for part in ("train", "validation", "test"):
         mine, theirs = getattr(data, part), getattr(first_stage.data, part)
         assert len(mine) == len(theirs) and torch.equal(mine.condition, theirs.condition)

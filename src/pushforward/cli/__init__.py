@@ -13,6 +13,11 @@ VERBS = {
     "sample": "draw samples from a run, in the data's own units",
     "evaluate": "fidelity, diversity, likelihood, memory and cost of a run, beside their floors",
     "compare": "several models under one budget: one table, one page",
+    "interpolate": "what lies between two data, in the model's codes",
+    "traverse": "one unit of the code at a time: what it stands for",
+    "edit": "add an attribute to data, or take it away",
+    "reconstruct": "data beside what their codes give back",
+    "outliers": "the data that a model finds strangest",
     "models": "what there is, in words: family, what it can do, source; one model's options",
     "data": "what a data set holds: spec, counts, ranges, balance, suspected problems, a preview",
 }

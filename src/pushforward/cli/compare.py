@@ -32,9 +32,9 @@ def run(argv: Sequence[str]) -> None:
     from rich.console import Console
 
     from pushforward.comparison.compare import compare
-    from pushforward.data.loading import load_data
+    from pushforward.training.runs import open_data
 
-    data = load_data(given["data"], **{key: given[key] for key in sources})
+    data = open_data(given["data"], **{key: given[key] for key in sources})
     found = compare(
         names, data, budget=given["budget"], steps=given["steps"], out=given["out"], seed=given["seed"], device=given["device"]
     )

@@ -23,10 +23,10 @@ def run(argv: Sequence[str]) -> None:
     from pushforward.artefacts import write_picture
     from pushforward.data.batches import take
     from pushforward.data.inspection import describe
-    from pushforward.data.loading import load_data
     from pushforward.pictures.draw import draw_samples
+    from pushforward.training.runs import open_data
 
-    data = load_data(words[0] if words else "digits", **{key: given[key] for key in sources})
+    data = open_data(words[0] if words else "digits", **{key: given[key] for key in sources})
     print(describe(data).text())
     n = {"image": 100, "field": 100, "tokens": 4, "series": 12}.get(data.spec.kind, 2000)
     codes, condition = take(data.train, n)

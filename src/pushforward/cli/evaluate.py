@@ -30,11 +30,10 @@ def run(argv: Sequence[str]) -> None:
     from pushforward.training.records import read_record
 
     source = read_record(Path(words[0]))["data"]["source"]
-    from pushforward.data.loading import load_data
-    from pushforward.training.runs import load
+    from pushforward.training.runs import load, open_data
 
     loaded = load(words[0], device=given["device"])
-    data = load_data(**{**source, "source": given["data"]}) if given["data"] else None
+    data = open_data(**{**source, "source": given["data"]}) if given["data"] else None
     measure_and_report(loaded, data, n=given["n"], seed=given["seed"], features=given["features"])
 
 

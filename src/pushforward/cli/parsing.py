@@ -62,6 +62,7 @@ def _sentence(message: str) -> str:
     """jsonargparse's explanation on one line."""
     text = " ".join(message.split())
     text = re.sub(r"^Parser key \"([^\"]+)\":", lambda m: f"option --{m.group(1).replace('_', '-')}:", text)
+    text = re.sub(r"a typing\.Literal\[([^\]]*)\]", lambda m: " or ".join(re.findall(r"'([^']*)'", m.group(1))), text)
     return text if len(text) < 400 else text[:400] + " ..."
 
 

@@ -58,20 +58,24 @@ def run(argv: Sequence[str]) -> None:
 
 def default_path(loaded: Any, seed: int) -> Path:
     """Where samples go when nothing is said."""
-    ending = {"image": "png", "tokens": "txt", "table": "csv", "point": "csv", "series": "npz", "field": "npz"}[
-        loaded.spec.kind
-    ]
+    ending = {"image": "png", "tokens": "txt", "table": "csv", "point": "csv"}.get(form(loaded.spec), "npz")
     return loaded.directory / f"samples-seed{seed}.{ending}"
 
 
 ENDINGS = {
     "image": (".png", ".npz", ".npy", "a folder/"),
     "tokens": (".txt", ".png", ".npz", ".npy"),
+    "codes": (".npz", ".npy", ".png"),
     "table": (".csv", ".parquet", ".png", ".npz", ".npy"),
     "point": (".csv", ".parquet", ".png", ".npz", ".npy"),
     "series": (".npz", ".npy", ".png"),
     "field": (".npz", ".npy", ".png"),
 }
+
+
+def form(spec: Any) -> str:
+    """The kind of data, with "codes" for tokens that stand for no text."""
+    return "codes" if spec.kind == "tokens" and (spec.vocabulary is None or spec.vocabulary.kind == "codes") else spec.kind
 
 
 def is_folder(path: str | Path) -> bool:
@@ -99,13 +103,15 @@ def write_samples(
     loaded: Any, path: str | Path, n: int, seed: int, condition: Any, options: dict[str, Any], batch_size: int | None = None
 ) -> Path:
     """Draws n samples and writes them in the form that the ending of `path` says, with their recipe."""
+    import numpy as np
+
     from pushforward import artefacts
     from pushforward.data.conditions import parse_condition
     from pushforward.pictures.draw import draw_samples
     from pushforward.training.gallery import sample_recipe
 
     folder = is_folder(path)
-    check_ending(path, folder, loaded.spec.kind)
+    check_ending(path, folder, form(loaded.spec))
     path = Path(path)
     codes = loaded.sample_codes(n, condition=condition, seed=seed, batch_size=batch_size, **options)
     wanted = parse_condition(loaded.spec, condition, n)
@@ -119,7 +125,7 @@ def write_samples(
     elif path.suffix == ".png":
         artefacts.write_picture(draw_samples(loaded.spec, codes, condition=wanted), path, recipe)
     elif path.suffix in (".npz", ".npy"):
-        arrays = {"samples": codes.numpy()}
+        arrays = {"samples": np.asarray(values) if form(loaded.spec) == "codes" else codes.numpy()}  # codes: in their grid
         if wanted is not None and path.suffix == ".npz":
             arrays["condition"] = wanted.numpy()
         artefacts.write_array(path, arrays, recipe)

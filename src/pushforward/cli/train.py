@@ -81,9 +81,11 @@ def train_and_report(
 ) -> int:
     """Loads, trains, draws, measures and reports."""
     from pushforward.training.engine import resolve_device
+    from pushforward.training.runs import open_data
 
     resolve_device(settings["device"])
-    data = load_data(source, **sources)
+    zoo.check_settings(name, model_settings)
+    data = open_data(source, **sources)
     if _first():
         for note in data.notes:
             print(f"data: {note}", file=sys.stderr)

@@ -128,6 +128,54 @@ def draw_pairs(spec: DataSpec, left: Any, right: Any, labels: Sequence[str]) -> 
     return plots.column_against_column(left, right, labels, _columns(spec, left.shape[-1]))
 
 
+def draw_strips(
+    spec: DataSpec,
+    values: Any,
+    *,
+    row_labels: Sequence[str] | None = None,
+    column_labels: Sequence[str] | None = None,
+    band: int = 0,
+    real: Any = None,
+) -> Image.Image:
+    """Items in several states. values: codes (n, k, ...). Images: a row an item; points: a path each over `real` data (m, ...);
+    series: a panel a state; tables: a line an item for each column; texts: a column a state."""
+    first = _array(values)
+    spec, (codes,) = _pictured(spec, [first])
+    k = codes.shape[1]
+    if spec.kind == "image":
+        scale = grids.tile_scale(spec, k)
+        short = spec.shape[2] * scale
+        labels = [label if len(label) * 8 < short else "" for label in column_labels or ()]
+        return grids.tile_rows(
+            [list(row) for row in codes],
+            spec,
+            scale=scale,
+            row_labels=row_labels,
+            column_labels=labels if any(labels) else None,
+            band=band,
+        )
+    states = list(column_labels or [f"{j + 1}" for j in range(k)])
+    if spec.kind == "tokens":
+        return grids.text_columns([(state, _texts(spec, codes[:, j])) for j, state in enumerate(states[:4])])
+    if spec.kind == "series":
+        keep = np.unique(np.linspace(0, k - 1, min(k, 5)).round().astype(int))
+        return plots.series_panels([(states[j], codes[:, j]) for j in keep], _columns(spec, codes.shape[-1]), lines=4)
+    if _planar(spec, codes):
+        return plots.paths(codes, None if real is None else _array(real), _names(spec, 2))
+    return plots.columns_over_steps(codes, _columns(spec, codes.shape[-1]), row_labels)
+
+
+def draw_frames(spec: DataSpec, values: Any, columns: int | None = None) -> list[Image.Image]:
+    """The frames of an animation: all items in their first state, all in their second, ... values: codes (n, k, ...)."""
+    shown, (codes,) = _pictured(spec, [_array(values)])
+    if shown.kind == "image":
+        return [grids.image_grid(codes[:, j], shown, columns=columns) for j in range(codes.shape[1])]
+    if _planar(shown, codes):
+        limits = codes.reshape(-1, codes.shape[-1])
+        return [plots.paths(codes[:, : j + 1], limits, _names(shown, 2)) for j in range(codes.shape[1])]
+    return [draw_strips(spec, _array(values)[:, j : j + 1]) for j in range(codes.shape[1])]
+
+
 def _pictured(spec: DataSpec, sets: list[np.ndarray]) -> tuple[DataSpec, list[np.ndarray]]:
     """Fields (..., C, H, W) as images of their first three channels (of the mean of fewer), fields (..., C, L) as series, and
     grids of codes as grey images: a spec to draw by, and the sets in it. The range of a field is that of the last set."""

@@ -320,6 +320,42 @@ def column_against_column(left: np.ndarray, right: np.ndarray, labels: Sequence[
     return _image(figure)
 
 
+def paths(values: np.ndarray, real: np.ndarray | None, names: Sequence[str]) -> Image.Image:
+    """Paths (n, k, 2) in the plane, each with its beginning and end, over the data (m, 2)."""
+    figure, axes = _figure(1, 1, 6.5)
+    ax = axes[0]
+    if real is not None:
+        ax.scatter(real[:, 0], real[:, 1], s=6, color="#cccccc", linewidths=0, zorder=1)
+    for i, path in enumerate(values):
+        colour = SERIES[i % len(SERIES)]
+        ax.plot(path[:, 0], path[:, 1], marker="o", markersize=3, linewidth=1.2, color=colour, zorder=2)
+        ax.scatter(path[[0, -1], 0], path[[0, -1], 1], s=36, color=colour, zorder=3)
+    ax.set_aspect("equal", "datalim")
+    if names:
+        ax.set_xlabel(names[0], fontsize=9)
+        ax.set_ylabel(names[1], fontsize=9)
+    return _image(figure)
+
+
+def columns_over_steps(values: np.ndarray, columns: Sequence[Column], labels: Sequence[str] | None = None) -> Image.Image:
+    """One panel a column (the first 12): its value in each of k states, a line an item. values: (n, k, D)."""
+    shown = list(columns)[:12]
+    across = min(len(shown), 4)
+    figure, axes = _figure(math.ceil(len(shown) / across), across, 2.4)
+    for j, (ax, column) in enumerate(zip(axes, shown, strict=False)):
+        for i, item in enumerate(values[:8]):
+            label = labels[i] if labels else None
+            ax.plot(item[:, j], color=SERIES[i % len(SERIES)], linewidth=1.4, marker="o", markersize=2.5, label=label)
+        if column.kind == "category":
+            ax.set_yticks(range(len(column.categories)), [shorten(name, 11) for name in column.categories], fontsize=7)
+        ax.set_title(shorten(column.name, 26), loc="left", fontsize=10, fontweight="bold")
+    if labels:
+        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper left", ncols=4, frameon=False, fontsize=8)
+    for ax in axes[len(shown) :]:
+        ax.axis("off")
+    return _image(figure)
+
+
 def _figure(rows: int, columns: int, height: float) -> tuple[Figure, list[Axes]]:
     """A figure of 1210 pixels' width, and its panels in reading order."""
     from matplotlib.figure import Figure

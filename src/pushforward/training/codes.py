@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -19,8 +19,11 @@ from pushforward.data.batches import ArraySplit, Data, Split
 from pushforward.data.spec import Condition, DataSpec, Vocabulary
 from pushforward.errors import UserError
 from pushforward.models.contract import Encodes, device_of
-from pushforward.training.runs import Run
 
+if TYPE_CHECKING:
+    from pushforward.training.runs import Run
+
+CODES = "codes:"  # before a run's directory: the source that is its codes
 MEMORY = 2 * 2**30  # bytes of codes held in memory; of larger sets they are computed as they are asked for
 MEASURED = 2**15  # data whose codes are measured where not all are in memory
 _LONG = 4096  # data, from which on a bar shows how far it is
@@ -86,7 +89,7 @@ def codes_of(run: Run, data: Data | None = None, *, posterior: str = "mean") -> 
     if fits and spec.vocabulary and spec.kind == "tokens":
         for part, codes in held.items():
             splits[part].codes = fields.token_codes(codes.numpy(), spec.vocabulary.size)
-    source = {"source": f"<codes of {run.directory.resolve()}>"}
+    source = {"source": f"{CODES}{run.directory.resolve()}"}
     return Data(spec, splits["train"], splits["validation"], splits["test"], source, notes)
 
 

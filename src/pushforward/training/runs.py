@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from pushforward.models.contract import (
 )
 from pushforward.randomness import SampleRng
 from pushforward.training import checkpoints, engine
+from pushforward.training.codes import CODES, codes_of
 from pushforward.training.log import read_history
 from pushforward.training.records import is_yours, read_record
 
@@ -83,7 +85,7 @@ class Run:
             source = self.record["data"]["source"]
             if str(source.get("source", "<")).startswith("<"):
                 raise UserError(f"the run in {self.directory} was trained on data in memory; give the data again.")
-            self._data = load_data(**source)
+            self._data = open_data(**source)
         return self._data
 
     def sample(
@@ -280,6 +282,19 @@ class Run:
         return self.model
 
 
+def open_data(source: Any, **options: Any) -> Data:
+    """The data of a source: "codes:RUN" are the codes of that run's model, all else is `load_data`'s."""
+    if isinstance(source, str) and source.startswith(CODES):
+        given = [name for name, value in options.items() if value != _DEFAULTS.get(name)]
+        if given:
+            raise UserError(f"{', '.join(given)} was given with {source}; codes are taken as they are, so leave it away.")
+        return codes_of(load(source.removeprefix(CODES)))
+    return load_data(source, **options)
+
+
+_DEFAULTS = {name: option.default for name, option in inspect.signature(load_data).parameters.items()}
+
+
 def _seed(seed: int | None) -> int:
     """The seed as given, or a fresh one."""
     return int(torch.randint(2**62, ()).item()) if seed is None else seed
@@ -290,8 +305,6 @@ ARGUMENTS = {"sample": ["n"], "trajectory": ["n", "frames"], "translate": ["x"],
 
 def sampling_options(model_class: type, method: str = "sample") -> list[str]:
     """The names of a model's own options of `sample` (or another method that draws), beside those of the contract."""
-    import inspect
-
     common = {"self", "condition", "generator", *ARGUMENTS[method]}
     return [name for name in inspect.signature(getattr(model_class, method)).parameters if name not in common]
 

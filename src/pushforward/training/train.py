@@ -24,7 +24,6 @@ from pushforward._version import VERSION
 from pushforward.artefacts import write_yaml
 from pushforward.data import conditions
 from pushforward.data.batches import STREAM, Batch, Batches, Data, Split, take
-from pushforward.data.loading import load_data
 from pushforward.data.spec import DataSpec
 from pushforward.data.units import units
 from pushforward.errors import UserError, nearest
@@ -39,7 +38,7 @@ from pushforward.training.loop import Loop, Outcome
 from pushforward.training.precision import Pace, choose_pace, hardware, threads
 from pushforward.training.records import FORMAT, is_yours, kept_settings, latest, plain_settings, read_record
 from pushforward.training.resuming import Begun, fingerprint
-from pushforward.training.runs import Run
+from pushforward.training.runs import Run, open_data
 from pushforward.training.settings import TrainingSettings
 
 
@@ -47,9 +46,9 @@ def train(model: str | nn.Module, data: Any = "digits", **settings: Any) -> Run:
     """Trains a model and returns its run: `pf.train("flow-matching", "digits", steps=2000)`.
 
     model: a name of the zoo, or a module (of `pf.create`, or your own that passes `pf.check_model`). data: what `load_data`
-    takes or returned. settings: those of `TrainingSettings` (steps, epochs, budget, batch_size, seed, device, precision,
-    resume, out, ...); a resumed run goes on with its own where none is given. Every process that torchrun started must call
-    it alike.
+    takes or returned, or "codes:RUN". settings: those of `TrainingSettings` (steps, epochs, budget, batch_size, seed, device,
+    precision, resume, out, ...); a resumed run goes on with its own where none is given. Every process that torchrun started
+    must call it alike.
     """
     valid = TrainingSettings.__dataclass_fields__
     for name in settings:
@@ -57,7 +56,7 @@ def train(model: str | nn.Module, data: Any = "digits", **settings: Any) -> Run:
             raise UserError(f"there is no training setting '{name}'; {nearest(name, valid)}")
     given = TrainingSettings(**settings)
     device = engine.resolve_device(given.device)
-    data = data if isinstance(data, Data) else load_data(data)
+    data = data if isinstance(data, Data) else open_data(data)
     name = model if isinstance(model, str) else name_of(model)
     own: dict[str, Any] = {}
     if given.resume:

@@ -1,0 +1,58 @@
+"""`pushforward traverse RUN`: what each unit of the code stands for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pushforward.cli.editing import begin, data_of, items, parser, write_states
+from pushforward.errors import UserError
+
+DESCRIPTION = """Traverses: takes one datum's code and moves one of its units at a time, a row a unit, from --span standard
+deviations below the mean to as many above. Without --units the units that change the datum most are shown first."""
+
+
+def run(argv: Sequence[str]) -> None:
+    built = parser("traverse", DESCRIPTION)
+    built.add_argument("--steps", type=int, default=9, help="states of each unit")
+    built.add_argument("--span", type=float, default=2.5, help="how far, in standard deviations of the unit")
+    built.add_argument("--units", type=str | None, default=None, help="which, with commas; by default the --n most telling")
+    built.add_argument("--sampled", type=bool, default=False, help="begin with a code that the model draws: needs no encoder")
+    built.add_argument("--data", type=str | None, default=None, help="other data of the same kind, instead of the run's own")
+    given, loaded = begin(built, "traverse", argv)
+    import torch
+
+    from pushforward.editing.codes import able, encoded
+    from pushforward.editing.traversals import traverse
+    from pushforward.randomness import SampleRng
+
+    units = None
+    if given["units"]:
+        try:
+            units = [int(word) for word in given["units"].split(",")]
+        except ValueError:
+            raise UserError(f"--units {given['units']} was given; expected numbers with commas, such as 0,5,12.") from None
+    able(loaded, encodes=not given["sampled"])
+    asked, data = None, None
+    if given["sampled"]:
+        with torch.no_grad():
+            z = loaded.model.draw_codes(1, generator=SampleRng(given["seed"]))[0].cpu()
+    else:
+        data = data_of(loaded, given["data"])
+        codes, condition, _ = items(data, given, 1)
+        asked = condition if loaded.spec.condition is not None else None
+        z = encoded(loaded, codes, asked)[0]
+    found = traverse(
+        loaded,
+        z,
+        units=units,
+        count=given["n"],
+        steps=given["steps"],
+        span=given["span"],
+        condition=asked,
+        data=data,
+    )
+    rows = [f"unit {unit}" for unit in found.units]
+    labels = [f"{t:+.1f} sd" for t in torch.linspace(-given["span"], given["span"], given["steps"]).tolist()]
+    print(write_states(loaded, "traverse", given, found.values, row_labels=rows, column_labels=labels))
+    for unit, change in zip(found.units, found.change.tolist(), strict=True):
+        print(f"unit {unit:>4}: changes the datum by {change:.3f} (root mean square, model units)")

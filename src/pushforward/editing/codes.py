@@ -1,0 +1,76 @@
+"""From data to codes that can be moved, and back: what every kind of editing stands on.
+
+Data are *levels* here (codes of the data, as splits keep them), z are codes of the model.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Num
+from torch import Tensor
+
+from pushforward.data.batches import Data
+from pushforward.errors import UserError
+from pushforward.models.contract import Decodes, Encodes
+
+if TYPE_CHECKING:
+    from pushforward.training.runs import Run
+
+BLOCK = 256  # data encoded or decoded at a time
+
+
+def able(run: Run, *, encodes: bool = True) -> None:
+    """Raises UserError for a run whose model cannot decode, or cannot encode where that is needed."""
+    name = run.record["model"]["name"]
+    if not isinstance(run.model, Decodes):
+        raise UserError(f"'{name}' has no decoder, so its codes cannot be edited; `pushforward models` lists who decodes.")
+    if encodes and not isinstance(run.model, Encodes):
+        raise UserError(f"'{name}' cannot encode data; let it start from codes of its own (--sampled), if the verb has that.")
+
+
+def encoded(run: Run, x: Num[Tensor, "n *shape"], condition: Tensor | None = None) -> Num[Tensor, "n *code"]:
+    """The codes z of data.
+
+    Raises UserError where codes are token numbers, between which nothing lies.
+    """
+    parts = [
+        run.encode(x[rows], condition=None if condition is None else condition[rows])
+        for start in range(0, len(x), BLOCK)
+        for rows in [slice(start, start + BLOCK)]
+    ]
+    z = torch.cat(parts)
+    if not z.is_floating_point():
+        raise UserError(
+            f"the codes of '{run.record['model']['name']}' are numbers of codebook entries: between two there is nothing, and "
+            "no direction leads anywhere. Use a model with continuous codes (autoencoder, vae)."
+        )
+    return z
+
+
+def decoded(run: Run, z: Num[Tensor, "n k *code"], condition: Any = None) -> Num[Tensor, "n k *shape"]:
+    """The data of k codes for each of n items. condition: a tensor with one for each item or one for all, or
+    whatever `run.decode` takes for all of them."""
+    n, k = z.shape[:2]
+    if isinstance(condition, Tensor):
+        each = condition.expand(n, *condition.shape[1:]) if len(condition) == 1 else condition
+        condition = each.repeat_interleave(k, 0)
+    flat, parts = z.flatten(0, 1), []
+    for start in range(0, len(flat), BLOCK):
+        rows = slice(start, start + BLOCK)
+        asked = condition[rows] if isinstance(condition, Tensor) else condition
+        parts.append(run.units.parse(run.decode(flat[rows], condition=asked)))
+    return torch.cat(parts).unflatten(0, (n, k))
+
+
+def code_spread(run: Run, data: Data | None, rows: int = 2000) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of each number of the codes of training data; 0 and 1 where there are no data to ask."""
+    from pushforward.data.batches import take
+
+    if data is None or not isinstance(run.model, Encodes):
+        one = run.model.draw_codes(1, generator=0)  # type: ignore[operator, union-attr]
+        return torch.zeros_like(one[0]).cpu(), torch.ones_like(one[0]).cpu()
+    x, condition = take(data.train, rows)
+    z = encoded(run, x, condition)
+    return z.mean(0), z.std(0)

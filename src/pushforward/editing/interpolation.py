@@ -1,0 +1,112 @@
+"""Between two data: decode the codes on the way from one to the other, beside the average of the data themselves.
+
+Where codes are standard normal in d dimensions, almost all of them lie near the sphere of radius sqrt(d); the straight line
+between two of them leaves it (its middle has radius sqrt(d/2)), an arc does not:
+
+    spherical(a, b; t) = sin((1 - t) w) / sin(w) a + sin(t w) / sin(w) b,      w = the angle between a and b.
+
+Sources: Shoemake 1985; White 2016, arXiv:1609.04468 (for codes).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from jaxtyping import Float, Num
+from torch import Tensor
+
+from pushforward.data.conditions import parse_condition
+from pushforward.editing.codes import able, decoded, encoded
+from pushforward.errors import UserError
+from pushforward.models.contract import Decodes, Generator
+from pushforward.randomness import SampleRng
+
+if TYPE_CHECKING:
+    from pushforward.training.runs import Run
+
+Path = Literal["auto", "straight", "spherical"]
+
+
+def straight(a: Float[Tensor, "n *code"], b: Float[Tensor, "n *code"], t: Float[Tensor, " k"]) -> Float[Tensor, "n k *code"]:
+    """The points (1 - t) a + t b.
+
+    >>> straight(torch.tensor([[0.0, 0.0]]), torch.tensor([[2.0, 4.0]]), torch.tensor([0.0, 0.5])).tolist()
+    [[[0.0, 0.0], [1.0, 2.0]]]
+    """
+    t = t.view(1, -1, *[1] * (a.dim() - 1)).to(a)
+    return torch.lerp(a[:, None], b[:, None], t)
+
+
+def spherical(a: Float[Tensor, "n *code"], b: Float[Tensor, "n *code"], t: Float[Tensor, " k"]) -> Float[Tensor, "n k *code"]:
+    """The points of the arc between a and b, as whole vectors; the straight line where they are (nearly) parallel or opposite.
+
+    >>> spherical(torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]]), torch.tensor([0.5])).norm().item()
+    1.0
+    """
+    flat_a, flat_b = a.flatten(1).double(), b.flatten(1).double()
+    cosine = torch.nn.functional.cosine_similarity(flat_a, flat_b, dim=1).clamp(-1, 1)
+    angle, t = cosine.arccos()[:, None], t.double()
+    sine = angle.sin()
+    flat = sine < 1e-4
+    left = torch.where(flat, 1 - t, ((1 - t) * angle).sin() / sine)
+    right = torch.where(flat, t.expand_as(left), (t * angle).sin() / sine)
+    points = left[..., None] * flat_a[:, None] + right[..., None] * flat_b[:, None]
+    return points.unflatten(2, a.shape[1:]).to(a.dtype)
+
+
+def between(run: Run, a: Tensor, b: Tensor, steps: int, path: Path, condition: Any = None) -> Num[Tensor, "n steps *shape"]:
+    """The data on the way between codes a and b (n, ...), both ends included. auto: the arc where codes are drawn from a
+    normal distribution of more than two dimensions, else the line."""
+    if steps < 2:
+        raise UserError(f"steps = {steps} was given; an interpolation has at least 2, its ends.")
+    if path not in ("auto", "straight", "spherical"):
+        raise UserError(f"path = '{path}' was given; it is auto, straight or spherical.")
+    if path == "auto":
+        path = "spherical" if _on_a_sphere(run, a) else "straight"
+    t = torch.linspace(0, 1, steps)
+    return decoded(run, (spherical if path == "spherical" else straight)(a, b, t), condition)
+
+
+def interpolate(
+    run: Run, start: Any, end: Any, *, steps: int = 9, path: Path = "auto", condition: Any = None, end_condition: Any = None
+) -> Num[Tensor, "n steps *shape"]:
+    """What lies between data `start` and `end` (n, ...), in the model's codes, as levels; the ends are reconstructions.
+
+    condition: of `start` and of all that is decoded (one for all, or one each); None: without one. end_condition: of `end`
+    where it is another. Raises UserError for a model that does not encode and decode.
+    """
+    able(run)
+    asked = parse_condition(run.spec, condition, len(start))
+    theirs = asked if end_condition is None else parse_condition(run.spec, end_condition, len(end))
+    a, b = encoded(run, run.units.parse(start), asked), encoded(run, run.units.parse(end), theirs)
+    return between(run, a, b, steps, path, asked)
+
+
+def interpolate_samples(
+    run: Run, n: int, *, steps: int = 9, path: Path = "auto", condition: Any = None, seed: int = 0
+) -> Num[Tensor, "n steps *shape"]:
+    """The same between codes that the model draws: all that is needed is a decoder."""
+    able(run, encodes=False)
+    a, b = (_drawn(run, n, SampleRng(2 * seed + end)) for end in (0, 1))
+    return between(run, a, b, steps, path, condition)
+
+
+def averages(start: Num[Tensor, "n *shape"], end: Num[Tensor, "n *shape"], steps: int) -> Num[Tensor, "n steps *shape"]:
+    """What an interpolation is measured against: the average of the data themselves, rounded where they are integers."""
+    mixed = straight(start.float(), end.float(), torch.linspace(0, 1, steps))
+    return mixed if start.is_floating_point() else mixed.round().to(start.dtype)
+
+
+def _drawn(run: Run, n: int, generator: Generator) -> Tensor:
+    assert isinstance(run.model, Decodes)
+    with torch.no_grad():
+        return run.model.draw_codes(n, generator=generator).cpu()
+
+
+def _on_a_sphere(run: Run, z: Tensor) -> bool:
+    """Whether the model's own codes look standard normal: then in many dimensions they lie near a sphere around 0."""
+    if z[0].numel() <= 2:
+        return False
+    drawn = _drawn(run, 256, SampleRng(0)).flatten(1).double()
+    return bool(drawn.mean(0).abs().mean() < 0.1) and bool((drawn.std(0) - 1).abs().mean() < 0.1)
