@@ -87,6 +87,11 @@ class DataSpec:
         return size
 
     @property
+    def planar(self) -> bool:
+        """Whether a datum is channels over a height and a width: what 2-D convolutions are for."""
+        return self.kind in ("image", "field") and len(self.shape) == 3
+
+    @property
     def classes(self) -> int | None:
         """The number of classes, or None where the condition is not a class."""
         return self.condition.size if self.condition and self.condition.kind == "class" else None

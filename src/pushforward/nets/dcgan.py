@@ -64,11 +64,12 @@ class DCGANGenerator(nn.Module):
 
     Args:
         shape: (C, H, W) of an image; latent_dim: of z; width: channels at half the finest size; embedding: width of the
-            condition's vector, which is concatenated with z (0: none).
+            condition's vector, which is concatenated with z (0: none); bounded: False for data that are not in [-1, 1].
     """
 
-    def __init__(self, shape: tuple[int, ...], latent_dim: int, width: int = 64, embedding: int = 0):
+    def __init__(self, shape: tuple[int, ...], latent_dim: int, width: int = 64, embedding: int = 0, bounded: bool = True):
         super().__init__()
+        self.bounded = bounded
         plan = sizes(*shape[1:])
         channels = [shape[0], *(width * min(2**level, 8) for level in range(len(plan) - 1))]
         self.plan, self.channels = plan[::-1], channels[::-1]
@@ -87,7 +88,7 @@ class DCGANGenerator(nn.Module):
         h = h.unflatten(1, (self.channels[0], *self.plan[0]))
         for norm, up, (height, width) in zip(self.norms, self.ups, self.plan[1:], strict=True):
             h = up(F.relu(norm(h)))[:, :, :height, :width]
-        return torch.tanh(h)
+        return torch.tanh(h) if self.bounded else h
 
 
 class DCGANCritic(nn.Module):

@@ -7,6 +7,7 @@ player's loss on the step's data with noise that is a function of (seed, step, p
 from __future__ import annotations
 
 import math
+import signal
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -159,7 +160,13 @@ class Loop:
                         logged, logged_step = now, self.step
                     if self._due(self.settings.validate_every, 20) and self._validate(history, trackers):
                         self._stop = "stopped early"
-                    if self.picture and self._due(self.settings.picture_every, 6) and self._affordable(pictured):
+                    # what the last players learn is not there yet, and samples without it would mislead
+                    if (
+                        self.picture
+                        and not self.last
+                        and self._due(self.settings.picture_every, 6)
+                        and self._affordable(pictured)
+                    ):
                         pictured = self.elapsed
                         with self.average.used(), _evaluating(self.model):
                             self.picture(self.step)
@@ -182,7 +189,8 @@ class Loop:
         self.average.load(self.best_average or self.average.state())
         self.average._exchange()  # the model keeps the averaged weights
         self.model.eval()
-        self._last_turns()
+        if outcome.signal != signal.SIGTERM:  # whoever sends it does not wait long; a resumed run takes these turns
+            self._last_turns()
         outcome.status = self._stop or "finished"
         outcome.steps, outcome.seconds, outcome.examples = self.step, self.elapsed, self.seen
         self.history = history.rows

@@ -136,13 +136,13 @@ class GAN(nn.Module):
         embedding = 0 if spec.condition is None else EMBEDDING
         if network not in ("auto", "mlp", "dcgan"):
             raise UserError(f"there is no network '{network}'; valid: auto, mlp, dcgan")
-        if network == "dcgan" and not image:
+        if network == "dcgan" and not spec.planar:
             raise UserError(f"network='dcgan' makes images, and '{spec.name}' holds {spec.kind}; take network='mlp'.")
         if network == "auto":
-            network = "dcgan" if image and min(spec.shape[1:]) >= SMALLEST else "mlp"
+            network = "dcgan" if spec.planar and min(spec.shape[1:]) >= SMALLEST else "mlp"
         if generator_network is None:
             generator_network = (
-                DCGANGenerator(spec.shape, latent_dim, width, embedding)
+                DCGANGenerator(spec.shape, latent_dim, width, embedding, bounded=image)
                 if network == "dcgan"
                 else MLPGenerator(spec.shape, latent_dim, 8 * width, embedding, bounded=image)
             )

@@ -86,18 +86,17 @@ class FlowMatching(nn.Module):
         super().__init__()
         self.spec, self.condition_dropout, self.time_sampling = spec, condition_dropout, time_sampling
         self.learning_rate, self.weight_decay = learning_rate, weight_decay
-        image = spec.kind == "image"
         if network not in ("auto", "mlp", "unet"):
             raise UserError(f"there is no network '{network}'; {nearest(network, ['auto', 'mlp', 'unet'])}")
-        if network == "unet" and not image:
-            raise UserError(f"a U-Net needs images, and '{spec.name}' holds {spec.kind}; use network='mlp'.")
+        if network == "unet" and not spec.planar:
+            raise UserError(f"a U-Net needs images or fields (C, H, W), '{spec.name}' holds {spec.kind}; use network='mlp'.")
         if time_sampling not in ("uniform", "logit-normal"):
             raise UserError(f"t cannot be drawn by '{time_sampling}'; {nearest(time_sampling, ['uniform', 'logit-normal'])}")
         if not 0 <= condition_dropout < 1:
             raise UserError(f"condition_dropout is a share from 0 up to (not including) 1; {condition_dropout} was given.")
         if network == "auto":
-            network = "unet" if image and max(spec.shape[1:]) > 8 else "mlp"
-        large = image and max(spec.shape[1:]) > 32
+            network = "unet" if spec.planar and max(spec.shape[1:]) > 8 else "mlp"
+        large = spec.planar and max(spec.shape[1:]) > 32
         width = width or (256 if network == "mlp" else 64 if large else 32)
         embedding = 4 * width if network == "unet" else width
         self.condition_embedding = ConditionEmbedding(spec.condition, embedding) if spec.condition else None
