@@ -6,9 +6,16 @@ import pytest
 import scipy.stats
 import torch
 
-from pushforward.distributions.kernels import energy_distance, median_bandwidth, mmd2, polynomial, rational_quadratic, rbf
+from pushforward.distributions.kernels import (
+    energy_distance,
+    median_bandwidth,
+    mmd2,
+    mmd2_of_subsets,
+    polynomial,
+    rational_quadratic,
+    rbf,
+)
 from pushforward.errors import UserError
-from pushforward.evaluation.fidelity import kernel_distance
 
 KERNELS = [rbf(1.0), rbf(0.5, 1.0, 2.0), rational_quadratic(0.2, 0.5, 1.0, 2.0, 5.0), polynomial()]
 
@@ -17,9 +24,13 @@ def normal(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def test_the_cubic_kernel_is_kid():
-    x, y = normal(40, 6, seed=1), 0.5 + normal(33, 6, seed=2)
-    assert float(mmd2(x, y, polynomial())) == pytest.approx(kernel_distance(x.numpy(), y.numpy()), rel=1e-10)
+def test_subsets_from_the_kernel_of_all():
+    kernel, x, y = polynomial(), normal(9, 3, seed=1), 0.5 + normal(7, 3, seed=2)
+    rows = torch.tensor([[1.0] * 9, [0, 1, 1, 0, 0, 0, 1, 0, 1]]).double()
+    columns = torch.tensor([[1.0] * 7, [1, 0, 1, 0, 1, 0, 0]]).double()
+    found = mmd2_of_subsets(kernel(x, x), kernel(y, y), kernel(x, y), rows, columns)
+    expected = [float(mmd2(x[i.bool()], y[j.bool()], kernel)) for i, j in zip(rows, columns, strict=True)]
+    assert found.tolist() == pytest.approx(expected, rel=1e-10)
 
 
 def test_kernels_at_a_distance_of_two():

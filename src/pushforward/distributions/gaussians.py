@@ -54,13 +54,23 @@ def gaussian_w2(
     3.3166247903554
     """
 
-    def root(covariance: Tensor) -> Tensor:
-        values, vectors = torch.linalg.eigh(covariance.double())
-        return values.clamp(min=0).sqrt()[:, None] * vectors.mT
+    return squared_w2(m0, _root(s0), m1, _root(s1)).sqrt()
 
-    shared = torch.linalg.svdvals(root(s0) @ root(s1).mT).sum()
-    squared = (m0 - m1).double().square().sum() + s0.double().trace() + s1.double().trace() - 2 * shared
-    return squared.clamp(min=0).sqrt()
+
+def _root(covariance: Tensor) -> Tensor:
+    values, vectors = torch.linalg.eigh(covariance.double())
+    return values.clamp(min=0).sqrt()[:, None] * vectors.mT
+
+
+def squared_w2(
+    m0: Float[Tensor, " d"], r0: Float[Tensor, "a d"], m1: Float[Tensor, " d"], r1: Float[Tensor, "b d"]
+) -> Float[Tensor, ""]:
+    """W2^2 of two Gaussians whose covariances are r^T r: with the triangular factor of a QR decomposition of data that are far
+    more, or far fewer, than their dimensions, no covariance is formed and no matrix root taken."""
+    r0, r1 = r0.double(), r1.double()
+    shared = torch.linalg.svdvals(r0 @ r1.mT).sum()
+    squared = (m0 - m1).double().square().sum() + r0.square().sum() + r1.square().sum() - 2 * shared
+    return squared.clamp(min=0)
 
 
 def gaussian_hellinger(

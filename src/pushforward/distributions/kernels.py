@@ -86,6 +86,22 @@ def _within(gram: Tensor, unbiased: bool) -> Tensor:
     return (gram.sum() - gram.diagonal().sum()) / (n * (n - 1))
 
 
+def mmd2_of_subsets(
+    xx: Float[Tensor, "n n"],
+    yy: Float[Tensor, "m m"],
+    xy: Float[Tensor, "n m"],
+    rows: Float[Tensor, "k n"],
+    columns: Float[Tensor, "k m"],
+) -> Float[Tensor, " k"]:
+    """The unbiased `mmd2` of k subsets of x with k of y, given as rows of zeros and ones, from the kernel's values of all:
+    resampling computes those once."""
+    n, m = rows.sum(1), columns.sum(1)
+    pairs_x = ((rows @ xx) * rows).sum(1) - rows @ xx.diagonal()  # as the ones are their own squares
+    pairs_y = ((columns @ yy) * columns).sum(1) - columns @ yy.diagonal()
+    between = ((rows @ xy) * columns).sum(1) / (n * m)
+    return pairs_x / (n * (n - 1)) + pairs_y / (m * (m - 1)) - 2 * between
+
+
 def energy_distance(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"], *, unbiased: bool = True) -> Float[Tensor, ""]:
     """2 E|x - y| - E|x - x'| - E|y - y'|: 0 for equal distributions only. In one dimension it is 2 int (F - G)^2."""
     return mmd2(x, y, lambda a, b: -torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist"), unbiased=unbiased)

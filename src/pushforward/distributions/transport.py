@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -43,17 +44,31 @@ def line_cost(
     """
     x, y = x.double(), y.double()
     if p is None and q is None and len(x) == len(y):
-        return (x.sort(0).values - y.sort(0).values).abs().pow(order).mean(0)
+        return (_sorted(x) - _sorted(y)).abs().pow(order).mean(0)
     columns = x.shape[1:]
     x, y = x.reshape(len(x), -1), y.reshape(len(y), -1)
+    if p is None and q is None:
+        # Both quantile functions are steps: i/n < q <= (i+1)/n. In units of 1/(n m) their corners are integers.
+        n, m = len(x), len(y)
+        corners = torch.cat([torch.arange(1, n + 1) * m, torch.arange(1, m + 1) * n]).unique().to(x.device)
+        widths = corners.diff(prepend=corners.new_zeros(1)).double() / (n * m)
+        gaps = _sorted(x)[(corners - 1) // m] - _sorted(y)[(corners - 1) // n]
+        return (widths @ gaps.abs().pow(order)).reshape(columns)
     (x, levels_x), (y, levels_y) = _quantiles(x, p, "p"), _quantiles(y, q, "q")
-    # Both quantile functions are steps; between neighbouring levels of either, both are constant.
+    # Between neighbouring levels of either quantile function, both are constant.
     levels = torch.cat([levels_x, levels_y], 1).sort(1).values
     widths = levels.diff(dim=1, prepend=torch.zeros_like(levels[:, :1]))
     middles = levels - widths / 2
     at_x = torch.searchsorted(levels_x, middles).clamp(max=x.shape[1] - 1)
     at_y = torch.searchsorted(levels_y, middles).clamp(max=y.shape[1] - 1)
     return (widths * (x.gather(1, at_x) - y.gather(1, at_y)).abs().pow(order)).sum(1).reshape(columns)
+
+
+def _sorted(x: Tensor) -> Tensor:
+    """Along the first axis; by numpy where it can be, which takes a fifth of the time."""
+    if x.requires_grad or x.device.type != "cpu":
+        return x.sort(0).values
+    return torch.from_numpy(np.sort(x.numpy(), axis=0))
 
 
 def _quantiles(x: Tensor, weights: Tensor | None, name: str) -> tuple[Tensor, Tensor]:
@@ -195,7 +210,6 @@ def kantorovich_rubinstein(
 
     distances: a metric (zero diagonal, triangle inequality); the pair of values with `transport_plan`'s are equal.
     """
-    import numpy as np
     from scipy.optimize import linprog
     from scipy.sparse import coo_array
 

@@ -15,34 +15,17 @@ radius is the distance to its k-th neighbour; and the share of real data inside 
 from __future__ import annotations
 
 import numpy as np
+import torch
 from jaxtyping import Float
+from torch import Tensor
 
+from pushforward.distributions.gaussians import squared_w2
+from pushforward.distributions.kernels import mmd2_of_subsets, polynomial, squared_distances
 from pushforward.errors import UserError
 from pushforward.evaluation.intervals import RESAMPLES, around, half_interval, halves
 from pushforward.evaluation.records import Measure, paired
 
 NEIGHBOURS = 5
-
-
-def frechet_from_moments(
-    mean_x: Float[np.ndarray, "d"],
-    covariance_x: Float[np.ndarray, "d d"],
-    mean_y: Float[np.ndarray, "d"],
-    covariance_y: Float[np.ndarray, "d d"],
-) -> float:
-    """The Frechet distance (squared 2-Wasserstein) of two Gaussians.
-
-    >>> frechet_from_moments(np.zeros(2), np.eye(2), np.ones(2), 4 * np.eye(2))
-    4.0
-    """
-
-    def root(covariance: np.ndarray) -> np.ndarray:
-        values, vectors = np.linalg.eigh(covariance)
-        return np.sqrt(values.clip(0))[:, None] * vectors.T
-
-    shared = np.linalg.svd(root(covariance_x) @ root(covariance_y).T, compute_uv=False).sum()
-    shift = ((mean_x - mean_y) ** 2).sum()
-    return max(0.0, float(shift + np.trace(covariance_x) + np.trace(covariance_y) - 2 * shared))
 
 
 def frechet_distance(x: Float[np.ndarray, "n d"], y: Float[np.ndarray, "m d"]) -> float:
@@ -53,53 +36,28 @@ def frechet_distance(x: Float[np.ndarray, "n d"], y: Float[np.ndarray, "m d"]) -
     if min(len(x), len(y)) < 2:
         raise UserError("a Frechet distance needs at least two data on each side.")
 
-    def factor(z: np.ndarray) -> np.ndarray:
-        return np.asarray(np.linalg.qr((z - z.mean(0)) / np.sqrt(len(z) - 1), mode="r"))
-
-    root_x, root_y = factor(x), factor(y)
-    shared = np.linalg.svd(root_x @ root_y.T, compute_uv=False).sum()
-    shift = ((x.mean(0) - y.mean(0)) ** 2).sum()
-    return max(0.0, float(shift + (root_x**2).sum() + (root_y**2).sum() - 2 * shared))
+    (mean_x, root_x), (mean_y, root_y) = (_moments(torch.from_numpy(z)) for z in (x, y))
+    return float(squared_w2(mean_x, root_x, mean_y, root_y))
 
 
-def kernel_distance(x: Float[np.ndarray, "n d"], y: Float[np.ndarray, "m d"]) -> float:
-    """KID: the unbiased squared MMD under the cubic kernel. 0 in expectation where the distributions agree; may be negative."""
-    return float(_kid(_kernels(x, y), np.ones((1, len(x))), np.ones((1, len(y))))[0])
+def _moments(z: Tensor) -> tuple[Tensor, Tensor]:
+    """The mean, and R with R^T R = the covariance, which is not formed."""
+    mean = z.mean(0)
+    return mean, torch.linalg.qr((z - mean) / (len(z) - 1) ** 0.5, mode="r").R
 
 
 def kernel_interval(x: Float[np.ndarray, "n d"], y: Float[np.ndarray, "m d"], seed: int) -> tuple[float, float, float]:
     """KID and its 95 % interval; the kernels are computed once for all halves."""
-    kernels = _kernels(x, y)
-    value = float(_kid(kernels, np.ones((1, len(x))), np.ones((1, len(y))))[0])
-    rows, columns = np.zeros((RESAMPLES, len(x))), np.zeros((RESAMPLES, len(y)))
-    for i, (half_x, half_y) in enumerate(halves((len(x), len(y)), seed)):
-        rows[i, half_x], columns[i, half_y] = 1, 1
-    return (value, *around(value, _kid(kernels, rows, columns)))
-
-
-def _kernels(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     if min(len(x), len(y)) < 2:
         raise UserError("a kernel distance needs at least two data on each side.")
-    xx, xy, yy = ((a @ b.T / a.shape[1] + 1) ** 3 for a, b in ((x, x), (x, y), (y, y)))
-    np.fill_diagonal(xx, 0)
-    np.fill_diagonal(yy, 0)
-    return xx, xy, yy
-
-
-def _kid(kernels: tuple[np.ndarray, np.ndarray, np.ndarray], rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
-    """The unbiased MMD^2 of subsets, given as rows of zeros and ones."""
-    xx, xy, yy = kernels
-    n, m = rows.sum(1), columns.sum(1)
-    within = ((rows @ xx) * rows).sum(1) / (n * (n - 1)) + ((columns @ yy) * columns).sum(1) / (m * (m - 1))
-    return within - 2 * ((rows @ xy) * columns).sum(1) / (n * m)
-
-
-def squared_distances(x: Float[np.ndarray, "n d"], y: Float[np.ndarray, "m d"]) -> Float[np.ndarray, "n m"]:
-    """|x_i - y_j|^2 in float64."""
-    # Centred first: the expansion |x|^2 + |y|^2 - 2 x.y loses digits far from the origin.
-    centre = y.mean(0)
-    x, y = x - centre, y - centre
-    return ((x**2).sum(1)[:, None] + (y**2).sum(1)[None] - 2 * x @ y.T).clip(0)
+    rows, columns = np.ones((1 + RESAMPLES, len(x))), np.ones((1 + RESAMPLES, len(y)))  # the first: all of them
+    for i, (half_x, half_y) in enumerate(halves((len(x), len(y)), seed), 1):
+        rows[i], columns[i] = np.isin(np.arange(len(x)), half_x), np.isin(np.arange(len(y)), half_y)
+    a, b = torch.from_numpy(x), torch.from_numpy(y)
+    kernel = polynomial(3, 1.0)
+    grams = kernel(a, a), kernel(b, b), kernel(a, b)
+    value, *replicates = mmd2_of_subsets(*grams, torch.from_numpy(rows), torch.from_numpy(columns)).tolist()
+    return (value, *around(value, np.array(replicates)))
 
 
 def neighbourhoods(real: Float[np.ndarray, "n d"], samples: Float[np.ndarray, "m d"], k: int = NEIGHBOURS) -> dict[str, float]:
@@ -116,10 +74,11 @@ NEIGHBOURHOODS = ("precision", "recall", "density", "coverage")
 def _pairs(real: np.ndarray, samples: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     if min(len(real), len(samples)) <= k:
         raise UserError(f"balls around {k} neighbours need more than {k} data; there are {min(len(real), len(samples))}.")
-    within_real, within_samples = squared_distances(real, real), squared_distances(samples, samples)
+    a, b = torch.from_numpy(real), torch.from_numpy(samples)
+    within_real, within_samples = squared_distances(a, a).numpy(), squared_distances(b, b).numpy()
     np.fill_diagonal(within_real, 0)
     np.fill_diagonal(within_samples, 0)
-    return within_real, within_samples, squared_distances(real, samples)
+    return within_real, within_samples, squared_distances(a, b).numpy()
 
 
 def _neighbourhoods(within_real: np.ndarray, within_samples: np.ndarray, between: np.ndarray, k: int) -> np.ndarray:

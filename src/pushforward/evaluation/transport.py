@@ -9,8 +9,11 @@ few hundred points.
 from __future__ import annotations
 
 import numpy as np
+import torch
 from jaxtyping import Float
 
+from pushforward.distributions.kernels import squared_distances
+from pushforward.distributions.transport import line_cost, transport_plan
 from pushforward.errors import UserError
 from pushforward.evaluation.intervals import half_interval
 from pushforward.evaluation.records import Measure, paired
@@ -20,55 +23,30 @@ PROJECTIONS = 256
 EXACT = 400
 
 
-def line_distance(x: Float[np.ndarray, "n k"], y: Float[np.ndarray, "m k"]) -> Float[np.ndarray, "k"]:
-    """The squared 2-Wasserstein distance of x[:, j] and y[:, j], exact for any sizes.
-
-    >>> line_distance(np.array([[0.0], [1.0]]), np.array([[3.0], [2.0]]))
-    array([4.])
-    """
-    n, m = len(x), len(y)
-    x, y = np.sort(x, axis=0), np.sort(y, axis=0)
-    if n == m:
-        return ((x - y) ** 2).mean(0)
-    # Both quantile functions are steps: i/n < q <= (i+1)/n. In units of 1/(n m) their corners are integers.
-    corners = np.union1d(np.arange(1, n + 1) * m, np.arange(1, m + 1) * n)
-    widths = np.diff(corners, prepend=0) / (n * m)
-    return widths @ (x[(corners - 1) // m] - y[(corners - 1) // n]) ** 2
-
-
 def directions(dimensions: int, projections: int = PROJECTIONS, seed: int = 0) -> Float[np.ndarray, "d p"]:
-    """Random unit vectors, a function of the seed (in one dimension there is only one)."""
+    """Random unit vectors, a function of the seed (in one dimension there is only one). By numpy's generator, as in all figures
+    that are on record: other directions would move them."""
     theta = np.random.default_rng(mix(seed, 0x51CE, dimensions)).standard_normal((dimensions, projections))
     return theta / np.linalg.norm(theta, axis=0) if dimensions > 1 else np.ones((1, 1))
-
-
-def sliced_wasserstein(
-    x: Float[np.ndarray, "n d"], y: Float[np.ndarray, "m d"], projections: int = PROJECTIONS, seed: int = 0
-) -> float:
-    """The sliced 2-Wasserstein distance, in the units of x. Two finite sets of one distribution are above 0: see the floor."""
-    theta = directions(x.shape[1], projections, seed)
-    return float(np.sqrt(line_distance(x @ theta, y @ theta).mean()))
 
 
 def exact_wasserstein(x: Float[np.ndarray, "n d"], y: Float[np.ndarray, "m d"]) -> float:
     """The 2-Wasserstein distance of two small sets, in the units of x, by POT's exact solver (O(n^3))."""
     if len(x) + len(y) > 10_000:
         raise UserError(f"exact transport of {len(x)} onto {len(y)} points takes too long; give at most 5,000 each.")
-    import ot
-
-    return float(np.sqrt(ot.emd2([], [], ot.dist(x, y, metric="sqeuclidean"), numItermax=1_000_000)))
+    return float(transport_plan(squared_distances(torch.from_numpy(x), torch.from_numpy(y)))[1].sqrt())
 
 
 def sliced(samples: np.ndarray, train: np.ndarray, real: np.ndarray, seed: int, space: str) -> list[Measure]:
     """The sliced Wasserstein distance of `samples` to `real`, beside that of `train`."""
     theta = directions(real.shape[1], PROJECTIONS, seed)
-    flat = real @ theta
+    flat = torch.from_numpy(real @ theta)
 
     def interval(x: np.ndarray) -> tuple[float, float, float]:
-        projected = x @ theta
+        projected = torch.from_numpy(x @ theta)
 
         def distance(i: np.ndarray, j: np.ndarray) -> float:
-            return float(np.sqrt(line_distance(projected[i], flat[j]).mean()))
+            return float(line_cost(projected[i], flat[j], 2).mean().sqrt())
 
         value = distance(np.arange(len(x)), np.arange(len(real)))
         return value, *half_interval(distance, (len(x), len(real)), value, seed, low=0.0)
