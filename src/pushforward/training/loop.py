@@ -91,8 +91,9 @@ class Loop:
         self.history: list[dict[str, Any]] = []
         self.rank, self.world, self.device = rank, world, batches.device
         self.display = display or Display("", steps, self.budget, quiet=True)
-        self.picture, self.validation = picture, validation
+        self.validation = validation
         self.last = [player for player in players if player.at_end]
+        self.picture = None if self.last else picture  # without what these learn samples would mislead
         self.players = players = [_scaled(player, players, settings) for player in players if not player.at_end]
         self.optimizers = make_optimizers(players, self.device)
         # Whatever no player owns (a teacher, a codec) is frozen too.
