@@ -26,7 +26,7 @@ Error = Literal["l2", "l1", "bernoulli"]
 
 HIDDEN = 0.1  # rate at which attributes are hidden in training, which teaches what to do without
 ACTIVE = 1e-2  # a unit is active whose variance is more than this share of the largest
-RATES = {"linear": 1e-2, "mlp": 1e-3, "conv": 2e-3}
+RATES = {"linear": 5e-2, "mlp": 1e-3, "conv": 2e-3}
 
 
 def chosen_network(network: Network, spec: DataSpec) -> Network:
