@@ -1,4 +1,4 @@
-"""One Gaussian by maximum likelihood, over all directions of the data or its leading eigen-directions.
+"""One Gaussian by maximum likelihood (posterior, with a prior), over all directions of the data or its leading ones.
 
 The maximum-likelihood mean and covariance of rows x_1 .. x_n are mu = 1/n sum x_i and Sigma = 1/n sum (x_i - mu)(x_i - mu)^T.
 With Sigma = V S V^T and R = V sqrt(S), x = mu + R z pushes z ~ N(0, I) forward to N(mu, Sigma). Keeping the k leading
@@ -10,6 +10,8 @@ Its log-density needs no D x D inverse: with y = V_k^T (x - mu) and rest = |x - 
 
     -2 log p(x) = D log 2 pi + sum_j log S_j + (D - k) log sigma^2 + sum_j y_j^2 / S_j + rest / sigma^2.
 
+What a prior changes is in `priors.py`.
+
 Tipping and Bishop 1999, "Probabilistic principal component analysis", J. R. Statist. Soc. B 61(3).
 """
 
@@ -17,6 +19,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from typing import get_args
 
 import torch
 from jaxtyping import Float, Int
@@ -24,9 +27,10 @@ from torch import Tensor, nn
 
 from pushforward.data.batches import Batch
 from pushforward.data.spec import DataSpec
-from pushforward.errors import UserError
+from pushforward.errors import UserError, nearest
 from pushforward.models.classical.classes import by_class, checked, class_count, drawn, given_frequencies
 from pushforward.models.classical.moments import Moments
+from pushforward.models.classical.priors import Prior, estimate
 from pushforward.models.contract import Generator, LogProb, Player, Update, device_of
 from pushforward.randomness import Rng, as_rng
 
@@ -35,7 +39,7 @@ LARGEST = 2**28  # numbers in the directions of all classes (2 GiB)
 
 
 class Gaussian(nn.Module):
-    """A Gaussian by maximum likelihood; for data in classes, one a class.
+    """A Gaussian by maximum likelihood or, with a prior, posterior; for data in classes, one a class.
 
     Without a condition, `sample` and `log_prob` speak of the mixture of the classes by their frequencies, and `encode`,
     `decode` and the eigen-images of one Gaussian fitted to all classes together.
@@ -44,6 +48,10 @@ class Gaussian(nn.Module):
         components: how many leading eigen-directions keep a variance of their own (the others share one: probabilistic
             PCA). Default: all of them, up to 1024.
         regularisation: the smallest variance in any direction, so that constant pixels leave a density.
+        prior: none (maximum likelihood); wishart, the posterior mode with `prior_rows` more rows, whose mean is that of all
+            data and whose covariance is a sphere of their mean variance (normal-inverse-Wishart); ledoit-wolf or oas, a
+            covariance drawn towards such a sphere by as much as the rows themselves say.
+        prior_rows: pseudo-rows of prior=wishart, not necessarily whole.
     """
 
     dequantise = True
@@ -53,8 +61,23 @@ class Gaussian(nn.Module):
     all_directions: Tensor
     noises: Tensor
 
-    def __init__(self, spec: DataSpec, *, components: int | None = None, regularisation: float = 1e-6):
+    def __init__(
+        self,
+        spec: DataSpec,
+        *,
+        components: int | None = None,
+        regularisation: float = 1e-6,
+        prior: Prior = "none",
+        prior_rows: float = 1.0,
+    ):
         super().__init__()
+        if prior not in get_args(Prior):
+            raise UserError(f"prior='{prior}' was given; {nearest(prior, get_args(Prior))}")
+        if not 0 <= prior_rows < math.inf:
+            raise UserError(f"prior_rows={prior_rows} was given; it is a number of rows, 0 (maximum likelihood) or more.")
+        if prior != "wishart" and prior_rows != 1.0:
+            raise UserError(f"prior_rows={prior_rows} was given with prior={prior}; only prior=wishart counts in rows.")
+        self.prior, self.prior_rows = prior, prior_rows
         self.spec, self.regularisation = spec, regularisation
         self.classes = class_count(spec, "a Gaussian")
         dimensions = spec.dimensions
@@ -90,7 +113,8 @@ class Gaussian(nn.Module):
 
     @torch.no_grad()
     def fit(self, batches: Iterable[Batch], rng: Rng) -> Update:
-        """Maximum likelihood in one pass. Term: the mean log-likelihood of the training data given their class, in nats."""
+        """The maximum of likelihood or posterior in one pass. Term: the mean log-likelihood of the training data given their
+        class, in nats."""
         moments: dict[int, Moments] = {}
         shift: Tensor | None = None
         for batch in batches:
@@ -108,19 +132,20 @@ class Gaussian(nn.Module):
             for fed in moments.values():
                 pooled.merge(fed)
             groups = [*[group or pooled for group in groups], pooled]  # a class without data gets the Gaussian of all
+        everyone = groups[-1]
+        assert everyone is not None
         likelihood = 0.0
         for i, group in enumerate(groups):
             assert group is not None
-            fitted = group.principal(self.components)
+            fitted = estimate(group, self.components, self.prior, self.prior_rows, everyone)
             # Raising eigenvalues to a floor is the maximum of the likelihood under that constraint.
             values = fitted.values.clamp(min=self.regularisation)
             noise = values[-1] if fitted.discarded is None else max(fitted.discarded, self.regularisation)
             self.means[i], self.all_directions[i] = fitted.mean, fitted.directions
             self.all_values[i], self.noises[i] = values, noise
             if i < self.classes:
-                spread = float((fitted.values / values).sum())
-                outside = 0 if fitted.discarded is None else fitted.discarded * (len(shift) - self.components) / float(noise)
-                likelihood += float(self.frequencies[i]) * (float(self._constants()[i]) - 0.5 * (spread + outside))
+                spread = float((fitted.inside / values).sum()) + fitted.outside / float(noise)
+                likelihood += float(self.frequencies[i]) * (float(self._constants()[i]) - 0.5 * spread)
         return Update({"log_likelihood": likelihood}, finished=True)
 
     def _constants(self) -> Float[Tensor, " groups"]:

@@ -42,6 +42,8 @@ class Moments:
         self.held: list[Tensor] = []
         self.first = torch.zeros_like(self.shift)
         self.second: Tensor | None = None
+        self.third = torch.zeros_like(self.shift)  # sum |y|^2 y, and sum |y|^4
+        self.quartic = 0.0
 
     def add(self, x: Float[Tensor, "rows dimensions"]) -> None:
         """Takes in some more rows."""
@@ -57,6 +59,9 @@ class Moments:
             y = self.held.pop().double() - self.shift
             self.first += y.sum(0)
             self.second.addmm_(y.T, y)
+            square = y.square().sum(1)
+            self.third += y.T @ square
+            self.quartic += float(square.square().sum())
 
     def merge(self, other: Moments) -> None:
         """Takes in the rows of `other`, which has the same shift."""
@@ -66,14 +71,55 @@ class Moments:
             self._condense()
             self.n, self.first = self.n + other.n, self.first + other.first
             self.second = other.second if self.second is None else self.second + other.second
+            self.third, self.quartic = self.third + other.third, self.quartic + other.quartic
 
-    def principal(self, k: int) -> Principal:
-        """The k leading directions of the n > 0 rows."""
+    def mean(self) -> Float[Tensor, " dimensions"]:
+        """Of the n > 0 rows."""
+        return self.shift + (self._rows().mean(0) if self.second is None else self.first / self.n)
+
+    def trace(self) -> float:
+        """Of their covariance."""
+        if self.second is None:
+            return float(self._centred().square().sum()) / self.n
+        return float(self.second.trace()) / self.n - float((self.first / self.n).square().sum())
+
+    def squared_norm(self) -> float:
+        """The sum of the squares of all entries of their covariance."""
+        if self.second is None:
+            y = self._centred()
+            return float((y @ y.T).square().sum()) / self.n**2
+        return float(self._covariance().square().sum())
+
+    def fourth(self) -> float:
+        """sum |x - mean|^4."""
+        if self.second is None:
+            return float(self._centred().square().sum(1).square().sum())
+        o = self.first / self.n  # |y - o|^4 = (|y|^2 - 2 y.o + |o|^2)^2, summed term by term
+        square, offset = float(self.second.trace()), float(o.square().sum())
+        across = 4 * float(o @ self.second @ o) - 4 * float(o @ self.third)
+        return self.quartic + across + 2 * offset * square - 3 * self.n * offset**2
+
+    def _rows(self) -> Tensor:
+        return torch.cat(self.held).double() - self.shift
+
+    def _centred(self) -> Tensor:
+        y = self._rows()
+        return y - y.mean(0)
+
+    def _covariance(self) -> Tensor:
+        assert self.second is not None
+        offset = self.first / self.n
+        return self.second / self.n - torch.outer(offset, offset)
+
+    def principal(self, k: int, extra: Float[Tensor, " dimensions"] | None = None) -> Principal:
+        """The k leading directions of the n > 0 rows, of whose covariance C those of C + extra extra^T where it is given."""
         dimensions = len(self.shift)
         if self.second is None:
-            y = torch.cat(self.held).double() - self.shift
+            y = self._rows()
             offset = y.mean(0)
             y = (y - offset) / self.n**0.5
+            if extra is not None:
+                y = torch.cat([y, extra[None]])
             total = float(y.square().sum())
             if min(y.shape) > LARGE and k < min(y.shape) // 5:
                 values, columns = leading(lambda block: y.T @ (y @ block), dimensions, k, y)
@@ -83,7 +129,9 @@ class Moments:
                 values, directions = singular.square(), columns.T
         else:
             offset = self.first / self.n
-            covariance = self.second / self.n - torch.outer(offset, offset)
+            covariance = self._covariance()
+            if extra is not None:
+                covariance += torch.outer(extra, extra)
             total = float(covariance.trace())
             if dimensions > LARGE and k < dimensions // 5:
                 values, columns = leading(lambda block: covariance @ block, dimensions, k, covariance)
