@@ -21,7 +21,6 @@ from pushforward.evaluation.cost import cost_measures
 from pushforward.evaluation.evaluate import evaluate
 from pushforward.evaluation.features import feature_space, matrix
 from pushforward.evaluation.likelihood import bits_per_dimension, membership
-from pushforward.evaluation.progress import Stages
 from pushforward.evaluation.records import Evaluation, Measure, as_text, figure
 from pushforward.evaluation.sides import sides
 from pushforward.models.contract import LogProb
@@ -370,28 +369,6 @@ def test_cost_counts_what_is_fitted_and_ranks_no_effort():
     assert leading([dataclasses.asdict(found["updates"])] * 2) == set()
     normed = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3))
     assert cost_measures(normed, {}, 1, 1.0)[0].value == 9 + 6, "running statistics are not learned"
-
-
-def test_a_log_has_one_line_before_anything_slow(capsys):
-    with Stages() as say:
-        say("sampling")
-        say("likelihood")
-        say("likelihood", 0.5)
-    with Stages(shown=False) as say:
-        say("likelihood")
-    assert capsys.readouterr().err == "evaluating: sampling ...\n"
-
-
-def test_a_terminal_shows_the_stage_at_once(monkeypatch, capsys):
-    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
-    monkeypatch.setenv("FORCE_COLOR", "1")
-    monkeypatch.setenv("COLUMNS", "80")
-    with Stages() as say:
-        say("sampling")
-        first = capsys.readouterr().err
-        say("fitting", 0.43)
-    assert "evaluating: sampling" in first and "0:00:00" in first
-    assert "fitting, 43%" in capsys.readouterr().err
 
 
 def test_feature_networks_are_fitted_once_and_cached(tmp_path, monkeypatch):

@@ -17,9 +17,7 @@ Chains are rows: independent, each a function of the rng's row of its own.
 from __future__ import annotations
 
 import itertools
-import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -28,10 +26,10 @@ from torch import Tensor
 
 from pushforward.dynamics.paths import expand
 from pushforward.errors import UserError
+from pushforward.progress import along
 from pushforward.randomness import Rng
 
 Score = Callable[[Tensor], Tensor]
-PATIENCE = 2.0  # seconds before a bar is shown
 
 
 @dataclass(frozen=True)
@@ -54,7 +52,7 @@ def langevin(
     """
     _checked(step, steps)
     kept = [x]
-    for i in _shown(steps, "Langevin"):
+    for i in along(range(steps), "Langevin"):
         x = x + step * score(x) + (2 * step) ** 0.5 * rng.randn_like(x)
         if record and ((i + 1) % record == 0 or i + 1 == steps):
             kept.append(x)
@@ -95,7 +93,7 @@ def annealed_langevin(
     if not levels or min(levels) <= 0 or any(a < b for a, b in itertools.pairwise(levels)):
         raise UserError(f"noise levels {levels} were given; they fall, and are above 0 (see geometric_ladder).")
     kept = [x]
-    for i in _shown(len(levels) * steps, "annealed Langevin"):
+    for i in along(range(len(levels) * steps), "annealed Langevin"):
         sigma = levels[i // steps]
         h = step * sigma**2
         x = x + h * score(x, sigma) + (2 * h) ** 0.5 * rng.randn_like(x)
@@ -125,7 +123,7 @@ def mala(
     if not bool(value.isfinite().all()):
         raise UserError("a chain starts where the density is 0 or not a number; start inside the support.")
     kept, accepted = [x], torch.zeros(len(x), device=x.device)
-    for i in _shown(steps, "MALA"):
+    for i in along(range(steps), "MALA"):
         noise, coin = rng.randn_like(x), rng.rand(len(x))
         proposal = x + step * slope + (2 * step) ** 0.5 * noise
         new_value, new_slope = log_prob(proposal), score(proposal)
@@ -152,23 +150,3 @@ def _finite(x: Tensor, step: float) -> Tensor:
     if lost:
         raise UserError(f"{lost} of {len(x)} chains ran away to infinity: step={step} is too large for this score; halve it.")
     return x
-
-
-def _shown(steps: int, what: str) -> Iterator[int]:
-    """0 .. steps-1, with a bar on a terminal once they have taken longer than two seconds."""
-    since, bar = time.monotonic(), None
-    try:
-        for i in range(steps):
-            yield i
-            if bar is not None:
-                bar.update(bar.task_ids[0], completed=i + 1)
-            elif time.monotonic() - since > PATIENCE and sys.stderr.isatty():
-                from rich.console import Console
-                from rich.progress import Progress
-
-                bar = Progress(console=Console(stderr=True), transient=True)
-                bar.add_task(what, total=steps)
-                bar.start()
-    finally:
-        if bar is not None:
-            bar.stop()

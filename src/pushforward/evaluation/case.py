@@ -19,10 +19,10 @@ from pushforward.errors import UserError
 from pushforward.evaluation.features import LARGEST_FIT, FeatureSpace, feature_space, matrix, values_name
 from pushforward.evaluation.health import Diagnoses
 from pushforward.evaluation.memory import nearest
-from pushforward.evaluation.progress import Stages
 from pushforward.evaluation.records import Procedure
 from pushforward.evaluation.sides import sides
 from pushforward.models.contract import Samples, device_of
+from pushforward.progress import Stages
 from pushforward.randomness import mix
 
 if TYPE_CHECKING:

@@ -22,12 +22,12 @@ from pushforward.evaluation.cost import cost_measures
 from pushforward.evaluation.features import matrix
 from pushforward.evaluation.likelihood import likelihood_measures, true_density_measures
 from pushforward.evaluation.memory import memory_measures, nearest, text_measures
-from pushforward.evaluation.progress import Stages
 from pushforward.evaluation.records import Evaluation, Measure
 from pushforward.evaluation.two_sample import LARGEST_FIT as JUDGED
 from pushforward.evaluation.two_sample import class_measures, told_apart, transfer_measures
 from pushforward.models.contract import Density, Samples
 from pushforward.pictures.draw import draw_pairs
+from pushforward.progress import Stages
 from pushforward.randomness import mix
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def evaluate(
     model without a density) is left out with a sentence in `protocol["left_out"]`. Raises UserError where the data are of
     another shape than the run's.
     """
-    with Stages(progress) as say:
+    with Stages(progress, doing="evaluating") as say:
         case = Case(run, data if data is not None else run.load_data(), n, seed, features, say, **sampling_options)
         if case.sampled and not _text(case):
             _ = case.space  # a space that does not exist is an error, not a measure that is left out

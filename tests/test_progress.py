@@ -1,0 +1,49 @@
+"""Slow things say what they do: at once on a terminal, in one line in a log, and quick ones not at all."""
+
+from pushforward import progress
+from pushforward.progress import Stages, along
+
+
+def test_a_log_has_one_line_before_anything_slow(capsys):
+    with Stages(doing="evaluating") as say:
+        say("sampling")
+        say("likelihood")
+        say("likelihood", 0.5)
+    with Stages(shown=False, doing="evaluating") as say:
+        say("likelihood")
+    assert capsys.readouterr().err == "evaluating: sampling ...\n"
+
+
+def test_a_terminal_shows_the_stage_at_once(monkeypatch, capsys):
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "80")
+    with Stages(doing="evaluating") as say:
+        say("sampling")
+        first = capsys.readouterr().err
+        say("fitting", 0.43)
+    assert "evaluating: sampling" in first and "0:00:00" in first
+    assert "fitting, 43%" in capsys.readouterr().err
+
+
+def test_a_loop_speaks_only_once_it_has_taken_long(monkeypatch, capsys):
+    assert list(along(range(4), "counting")) == [0, 1, 2, 3]
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(progress, "PATIENCE", -1.0)
+    assert list(along("abc", "spelling")) == ["a", "b", "c"]
+    assert capsys.readouterr().err == "spelling ...\n"
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    monkeypatch.setenv("COLUMNS", "80")
+    assert list(along("abcd", "spelling")) == ["a", "b", "c", "d"]
+    assert "spelling, 75%" in capsys.readouterr().err
+
+
+def test_a_loop_that_is_left_early_leaves_no_line_behind(monkeypatch):
+    """An exception inside, or a break, ends the live line: the next loop can show its own."""
+    monkeypatch.setattr(progress, "PATIENCE", -1.0)
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    stopped = []
+    monkeypatch.setattr("rich.progress.Progress.stop", lambda self: stopped.append(self))
+    for _ in along(range(5), "counting"):
+        break
+    assert len(stopped) == 1
