@@ -7,25 +7,25 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from PIL import Image
 
-from pushforward.pictures.plots import MODEL, OTHER, REAL, SERIES, _figure, _image
+from pushforward.pictures.plots import MODEL, OTHER, REAL, SERIES, new_figure, rendered
 
 Histogram = tuple[np.ndarray, np.ndarray]  # edges (k + 1), masses (k)
 
 
 def draw_histograms_apart(panels: Sequence[tuple[str, Histogram, Histogram]]) -> Image.Image:
     """One panel a pair of histograms (edges, masses), drawn as densities over each other."""
-    figure, axes = _figure(1, len(panels), 2.8)
+    figure, axes = new_figure(1, len(panels), 2.8)
     for ax, (title, p, q) in zip(axes, panels, strict=True):
         for (edges, masses), colour in ((p, REAL), (q, MODEL)):
             ax.stairs(masses / np.diff(edges), edges, fill=True, color=colour, alpha=0.5)
         ax.set_title(title, loc="left", fontsize=9, fontweight="bold")
         ax.set_yticks([])
-    return _image(figure)
+    return rendered(figure)
 
 
 def draw_curves(x: np.ndarray, panels: Sequence[tuple[str, str, Mapping[str, np.ndarray]]]) -> Image.Image:
     """One panel (title, label of x, named curves over x) each; curves that are infinite are left out there."""
-    figure, axes = _figure(1, len(panels), 3.2)
+    figure, axes = new_figure(1, len(panels), 3.2)
     colours = (MODEL, OTHER, *SERIES[2:])
     for ax, (title, label, curves) in zip(axes, panels, strict=True):
         for (name, y), colour in zip(curves.items(), colours, strict=False):
@@ -35,4 +35,4 @@ def draw_curves(x: np.ndarray, panels: Sequence[tuple[str, str, Mapping[str, np.
         ax.set_ylim(bottom=0)
         ax.legend(frameon=False, fontsize=8)
         ax.grid(axis="y", color="#e6e6e6", linewidth=0.7)
-    return _image(figure)
+    return rendered(figure)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from PIL import Image
 
-from pushforward.pictures.plots import INCHES, MODEL, OTHER, REAL, _figure, _image
+from pushforward.pictures.plots import INCHES, MODEL, OTHER, REAL, new_figure, rendered
 
 
 def draw_clouds(
@@ -21,7 +21,7 @@ def draw_clouds(
     centre, half = (first.min(0) + first.max(0)) / 2, 0.58 * float(np.ptp(first, axis=0).max())
     columns = min(columns, len(panels))
     rows = -(-len(panels) // columns)
-    figure, axes = _figure(rows, columns, INCHES / columns + 0.25)
+    figure, axes = new_figure(rows, columns, INCHES / columns + 0.25)
     for ax, (title, points) in zip(axes, panels, strict=False):
         if log_density is not None:
             across, up = (np.linspace(c - half, c + half, 161) for c in centre)
@@ -41,14 +41,14 @@ def draw_clouds(
             ax.set_xlabel(f"{outside} of {len(points)} outside", fontsize=9)
     for ax in axes[len(panels) :]:
         ax.axis("off")
-    return _image(figure)
+    return rendered(figure)
 
 
 def draw_laws(
     panels: Sequence[tuple[str, np.ndarray]], density: Callable[[np.ndarray], np.ndarray], low: float, high: float
 ) -> Image.Image:
     """Histograms of points on a line (n,), each over the density (B,) -> (B,) that they should have."""
-    figure, axes = _figure(1, len(panels), 3.2)
+    figure, axes = new_figure(1, len(panels), 3.2)
     x = np.linspace(low, high, 401)
     for ax, (title, points) in zip(axes, panels, strict=True):
         counts, edges = np.histogram(points, bins=60, range=(low, high))
@@ -57,4 +57,4 @@ def draw_laws(
         ax.set_title(title, loc="left", fontsize=10, fontweight="bold")
         ax.set_yticks([])
         ax.set_ylim(0, 1.25 * float(density(x).max()))
-    return _image(figure)
+    return rendered(figure)

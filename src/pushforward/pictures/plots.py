@@ -30,14 +30,14 @@ def draw_history(history: Sequence[Mapping[str, Any]]) -> Image.Image:
     """
     panels = list(_panels(history).items())
     if not panels:
-        figure, axes = _figure(1, 1, 1.2)
+        figure, axes = new_figure(1, 1, 1.2)
         axes[0].axis("off")
         axes[0].text(0.5, 0.5, "nothing was logged", ha="center", va="center", color=REAL, fontsize=12)
-        return _image(figure)
+        return rendered(figure)
     shown = panels[:12]
     columns = min(len(shown), 2 if len(shown) in (2, 4) else 3)
     rows = math.ceil(len(shown) / columns)
-    figure, axes = _figure(rows, columns, 3.4 if rows == 1 else 2.5)
+    figure, axes = new_figure(rows, columns, 3.4 if rows == 1 else 2.5)
     last = max(step for _, curves in shown for steps, _ in curves.values() for step in steps[-1:])
     for ax, (term, curves) in zip(axes, shown, strict=False):
         _curves(ax, term, curves, last)
@@ -45,7 +45,7 @@ def draw_history(history: Sequence[Mapping[str, Any]]) -> Image.Image:
         ax.axis("off")
     hidden = ", ".join(term for term, _ in panels[12:])
     figure.supxlabel("update" + (shorten(f"   (not shown: {hidden})", 140) if hidden else ""), fontsize=9)
-    return _image(figure)
+    return rendered(figure)
 
 
 Curve = tuple[np.ndarray, np.ndarray]  # steps, values
@@ -136,7 +136,7 @@ def scatters(panels: Sequence[tuple[str, np.ndarray]], names: Sequence[str], ref
     columns = min(len(panels), 4)
     rows = math.ceil(len(panels) / columns)
     shape = float(np.clip(np.ptp(limits[1]) / np.ptp(limits[0]), 0.4, 1.2))
-    figure, axes = _figure(rows, columns, min(6.0, INCHES * (0.95 if columns > 1 else 0.75) / columns * shape + 0.5))
+    figure, axes = new_figure(rows, columns, min(6.0, INCHES * (0.95 if columns > 1 else 0.75) / columns * shape + 0.5))
     for ax, (title, points) in zip(axes, panels, strict=False):
         points = points[np.isfinite(points).all(1)]
         density = _density(points, limits)
@@ -154,7 +154,7 @@ def scatters(panels: Sequence[tuple[str, np.ndarray]], names: Sequence[str], ref
             ax.set_ylabel(names[1], fontsize=9)
     for ax in axes[len(panels) :]:
         ax.axis("off")
-    return _image(figure)
+    return rendered(figure)
 
 
 def _limits(points: np.ndarray) -> np.ndarray:
@@ -189,7 +189,7 @@ def histograms(columns: Sequence[Column], samples: np.ndarray, real: np.ndarray 
     """One panel a column (the first 12): samples (n, D) over real (m, D); categories as bars, `missing` as its rate."""
     shown = list(columns)[:12]
     across = min(len(shown), 4)
-    figure, axes = _figure(math.ceil(len(shown) / across), across, 3.2 if len(shown) <= across else 2.5)
+    figure, axes = new_figure(math.ceil(len(shown) / across), across, 3.2 if len(shown) <= across else 2.5)
     for j, (ax, column) in enumerate(zip(axes, shown, strict=False)):
         both = [(samples[:, j], MODEL, "samples")] + ([(real[:, j], REAL, "data")] if real is not None else [])
         (_bars if column.kind == "category" else _histogram)(ax, column, both)
@@ -201,7 +201,7 @@ def histograms(columns: Sequence[Column], samples: np.ndarray, real: np.ndarray 
         ax.axis("off")
     if len(columns) > len(shown):
         figure.supxlabel(f"and {len(columns) - len(shown)} more columns", fontsize=8, color=REAL)
-    return _image(figure)
+    return rendered(figure)
 
 
 def _histogram(ax: Axes, column: Column, both: Sequence[tuple[np.ndarray, str, str]]) -> None:
@@ -245,7 +245,7 @@ def _bars(ax: Axes, column: Column, both: Sequence[tuple[np.ndarray, str, str]])
 def series_panels(panels: Sequence[tuple[str, np.ndarray]], columns: Sequence[Column], lines: int = 6) -> Image.Image:
     """Several series (n, L, D) a panel: panels across, columns (the first 4) down, the same limits along a row."""
     shown = list(columns)[:4]
-    figure, axes = _figure(len(shown), len(panels), 3.4 if len(shown) == 1 else 2.2)
+    figure, axes = new_figure(len(shown), len(panels), 3.4 if len(shown) == 1 else 2.2)
     for d, column in enumerate(shown):
         row = axes[d * len(panels) : (d + 1) * len(panels)]
         values = np.concatenate([series[:lines, :, d].ravel() for _, series in panels])
@@ -261,13 +261,13 @@ def series_panels(panels: Sequence[tuple[str, np.ndarray]], columns: Sequence[Co
             if d == len(shown) - 1:
                 ax.set_xlabel("step", fontsize=9)
         row[0].set_ylabel(shorten(column.name, 24), fontsize=9)
-    return _image(figure)
+    return rendered(figure)
 
 
 def overlaid_series(left: np.ndarray, right: np.ndarray, labels: Sequence[str], columns: Sequence[Column]) -> Image.Image:
     """One panel an item (the first 6): two series (n, L, D) over each other, in the first column."""
     n = min(len(left), 6)
-    figure, axes = _figure(math.ceil(n / 3), min(n, 3), 2.6)
+    figure, axes = new_figure(math.ceil(n / 3), min(n, 3), 2.6)
     for i, ax in enumerate(axes[:n]):
         ax.plot(right[i, :, 0], color=REAL, linewidth=2.2, label=labels[1])
         ax.plot(left[i, :, 0], color=MODEL, linewidth=1.2, label=labels[0])
@@ -275,12 +275,12 @@ def overlaid_series(left: np.ndarray, right: np.ndarray, labels: Sequence[str], 
     axes[0].set_ylabel(shorten(columns[0].name, 24) if columns else "", fontsize=9)
     for ax in axes[n:]:
         ax.axis("off")
-    return _image(figure)
+    return rendered(figure)
 
 
 def linked_points(left: np.ndarray, right: np.ndarray, labels: Sequence[str], names: Sequence[str]) -> Image.Image:
     """Two sets of points (n, 2), a line from each to its partner."""
-    figure, axes = _figure(1, 1, 6.5)
+    figure, axes = new_figure(1, 1, 6.5)
     ax = axes[0]
     ax.plot(*np.stack([left, right], 1).transpose(2, 1, 0), color="#cccccc", linewidth=0.7, zorder=1)
     ax.scatter(right[:, 0], right[:, 1], s=14, color=REAL, label=labels[1], linewidths=0, zorder=2)
@@ -290,14 +290,14 @@ def linked_points(left: np.ndarray, right: np.ndarray, labels: Sequence[str], na
         ax.set_xlabel(names[0], fontsize=9)
         ax.set_ylabel(names[1], fontsize=9)
     ax.legend(frameon=False, fontsize=9)
-    return _image(figure)
+    return rendered(figure)
 
 
 def column_against_column(left: np.ndarray, right: np.ndarray, labels: Sequence[str], columns: Sequence[Column]) -> Image.Image:
     """One panel a column (the first 12): the right value over the left one of each item, and the line of equality."""
     shown = list(columns)[:12]
     across = min(len(shown), 4)
-    figure, axes = _figure(math.ceil(len(shown) / across), across, 2.9)
+    figure, axes = new_figure(math.ceil(len(shown) / across), across, 2.9)
     for j, (ax, column) in enumerate(zip(axes, shown, strict=False)):
         x, y = left[:, j], right[:, j]
         keep = np.isfinite(x) & np.isfinite(y)
@@ -317,12 +317,12 @@ def column_against_column(left: np.ndarray, right: np.ndarray, labels: Sequence[
         ax.set_ylabel(labels[1], fontsize=8)
     for ax in axes[len(shown) :]:
         ax.axis("off")
-    return _image(figure)
+    return rendered(figure)
 
 
 def paths(values: np.ndarray, real: np.ndarray | None, names: Sequence[str]) -> Image.Image:
     """Paths (n, k, 2) in the plane, each with its beginning and end, over the data (m, 2)."""
-    figure, axes = _figure(1, 1, 6.5)
+    figure, axes = new_figure(1, 1, 6.5)
     ax = axes[0]
     if real is not None:
         ax.scatter(real[:, 0], real[:, 1], s=6, color="#cccccc", linewidths=0, zorder=1)
@@ -334,14 +334,14 @@ def paths(values: np.ndarray, real: np.ndarray | None, names: Sequence[str]) -> 
     if names:
         ax.set_xlabel(names[0], fontsize=9)
         ax.set_ylabel(names[1], fontsize=9)
-    return _image(figure)
+    return rendered(figure)
 
 
 def columns_over_steps(values: np.ndarray, columns: Sequence[Column], labels: Sequence[str] | None = None) -> Image.Image:
     """One panel a column (the first 12): its value in each of k states, a line an item. values: (n, k, D)."""
     shown = list(columns)[:12]
     across = min(len(shown), 4)
-    figure, axes = _figure(math.ceil(len(shown) / across), across, 2.4)
+    figure, axes = new_figure(math.ceil(len(shown) / across), across, 2.4)
     for j, (ax, column) in enumerate(zip(axes, shown, strict=False)):
         for i, item in enumerate(values[:8]):
             label = labels[i] if labels else None
@@ -353,10 +353,10 @@ def columns_over_steps(values: np.ndarray, columns: Sequence[Column], labels: Se
         figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper left", ncols=4, frameon=False, fontsize=8)
     for ax in axes[len(shown) :]:
         ax.axis("off")
-    return _image(figure)
+    return rendered(figure)
 
 
-def _figure(rows: int, columns: int, height: float) -> tuple[Figure, list[Axes]]:
+def new_figure(rows: int, columns: int, height: float) -> tuple[Figure, list[Axes]]:
     """A figure of 1210 pixels' width, and its panels in reading order."""
     from matplotlib.figure import Figure
 
@@ -371,7 +371,8 @@ def _figure(rows: int, columns: int, height: float) -> tuple[Figure, list[Axes]]
     return figure, axes
 
 
-def _image(figure: Figure) -> Image.Image:
+def rendered(figure: Figure) -> Image.Image:
+    """The picture of a figure, in memory."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     canvas = FigureCanvasAgg(figure)
