@@ -94,7 +94,8 @@ class Bernoulli(Likelihood):
 
     def log_prob(self, parameters: Float[Tensor, "b k *shape"], x: Float[Tensor, "b *shape"]) -> Float[Tensor, " b"]:
         logits, white = wide(parameters[:, 0]), (wide(x) + 1) / 2
-        return total(white * logits - F.softplus(logits) - math.log(self.width))
+        value = -total(F.binary_cross_entropy_with_logits(logits, white, reduction="none"))
+        return value - white[0].numel() * math.log(self.width) if len(white) else value
 
     def mean(self, parameters: Float[Tensor, "b k *shape"]) -> Float[Tensor, "b *shape"]:
         return 2 * wide(parameters[:, 0]).sigmoid() - 1
@@ -234,7 +235,7 @@ def binary(x: Float[Tensor, "b *shape"], uniform: Float[Tensor, "b *shape"]) -> 
     >>> binary(torch.tensor([-1.0, 0.0, 0.0, 1.0]), torch.tensor([0.0, 0.4, 0.6, 0.99]))
     tensor([-1.,  1., -1.,  1.])
     """
-    return torch.where(uniform < (x + 1) / 2, 1.0, -1.0).to(x.dtype)
+    return (2 * uniform - 1 < x).to(x.dtype).mul_(2).sub_(1)
 
 
 def fixed_binary(x: Float[Tensor, "b *shape"], seed: int) -> Float[Tensor, "b *shape"]:

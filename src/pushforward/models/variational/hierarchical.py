@@ -32,7 +32,7 @@ from torch import Tensor, nn
 
 from pushforward.data.spec import DataSpec
 from pushforward.distributions import likelihoods
-from pushforward.distributions.likelihoods import Sigma, soft_clamp, wide
+from pushforward.distributions.likelihoods import Sigma, fixed_binary, soft_clamp, wide
 from pushforward.errors import UserError
 from pushforward.models.contract import device_of
 from pushforward.models.variational import elbo
@@ -284,6 +284,7 @@ class HierarchicalVAE(Variational):
     def diagnose(self, x: Float[Tensor, "b *shape"], *, condition: Tensor | None = None) -> dict[str, float]:
         """How the levels are used by data x: active_units of units are the levels with a KL of more than 0.01 nats; kl is that
         of all, kl_level_i of each, the top first."""
+        x = fixed_binary(x, EVALUATION_SEED) if self.binarise else x
         with torch.no_grad():
             rng = SampleRng(EVALUATION_SEED, device=device_of(self))
             said = elbo.use_of_units(self, x, rng, self.embedding(condition, len(x)), 4)

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from pushforward.data.spec import DataSpec
 from pushforward.distributions import likelihoods
-from pushforward.distributions.likelihoods import Bernoulli, Sigma
+from pushforward.distributions.likelihoods import Bernoulli, Sigma, fixed_binary
 from pushforward.errors import UserError
 from pushforward.models.contract import device_of
 from pushforward.models.variational import elbo, posteriors
@@ -167,6 +167,7 @@ class VAE(Variational):
         of them say of a datum, kl_per_unit: on average over the units; kl_of_unit_i: of each, the largest 16 first.
         """
         embedding = self.embedding(condition, len(x))
+        x = fixed_binary(x, EVALUATION_SEED) if self.binarise else x
         with torch.no_grad():
             moves = self.posterior.mean(self.infer(x, embedding)).var(0, correction=0) > MOVES
             said = elbo.use_of_units(self, x, SampleRng(EVALUATION_SEED, device=device_of(self)), embedding, 16)
