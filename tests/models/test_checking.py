@@ -5,6 +5,8 @@ import torch
 from torch import nn
 
 import pushforward as pf
+from pushforward.data.batches import ArraySplit, Data
+from pushforward.data.spec import Condition, DataSpec
 from pushforward.models.contract import LogProb, Loss, Player, device_of
 from pushforward.randomness import as_rng
 
@@ -38,6 +40,12 @@ class Whole(nn.Module):
 
     def draw_codes(self, n, *, generator=None):
         return as_rng(generator, device_of(self)).randn(n, 2)
+
+    def translate(self, x, *, condition=None, generator=None):
+        return -x + as_rng(generator, device_of(self)).randn(len(x), 2)
+
+    def diagnose(self, x, *, condition=None):
+        return {"active_units": 2.0, "units": 2.0}
 
 
 class WrongShape(Whole):
@@ -121,6 +129,53 @@ class DecodesWithoutCondition(Whole):
         return z
 
 
+class TranslatesByChance(Whole):
+    def translate(self, x, *, condition=None, generator=None):
+        return -x + torch.randn_like(x)
+
+
+class TranslatesTogether(Whole):
+    def translate(self, x, *, condition=None, generator=None):
+        return x.mean(0) - x
+
+
+class TranslatesByPlace(Whole):
+    """Noise of its own for each row, but counted from the first of those that are given."""
+
+    def translate(self, x, *, condition=None, generator=None):
+        return x + torch.linspace(-1, 1, len(x))[:, None] * (len(x) > 1)
+
+
+class TranslatesTheFirst(Whole):
+    def translate(self, x, *, condition=None, generator=None):
+        return x[:1]
+
+
+class TranslatesWithoutGenerator(Whole):
+    def translate(self, x, *, condition=None):
+        return x
+
+
+class DiagnosesTensors(Whole):
+    def diagnose(self, x, *, condition=None):
+        return {"units": x.square().mean()}
+
+
+class DiagnosesNothingKnown(Whole):
+    def diagnose(self, x, *, condition=None):
+        return {"kl_per_unit": float("nan")}
+
+
+class DiagnosesAList(Whole):
+    def diagnose(self, x, *, condition=None):
+        return [1.0]
+
+
+class DiagnosesWithoutCondition(Whole):
+    def diagnose(self, x):
+        return {}
+
+
 class OddAttribute(Whole):
     dequantise = "yes"
 
@@ -146,6 +201,15 @@ BROKEN = {
     NoError: "needs its standard error",
     EncodesWithoutCondition: "encode must take `condition`",
     DecodesWithoutCondition: "decode must take `condition`",
+    TranslatesByChance: "two translations with one seed differ",
+    TranslatesTogether: "depends on what is translated beside it",
+    TranslatesByPlace: "depends on what is translated beside it",
+    TranslatesTheFirst: r"translate returned shape \(1, 2\), expected \(6, 2\)",
+    TranslatesWithoutGenerator: "translate must take `generator`",
+    DiagnosesTensors: r"'units' the value tensor",
+    DiagnosesNothingKnown: "'kl_per_unit' the value nan",
+    DiagnosesAList: "diagnose returned list",
+    DiagnosesWithoutCondition: "diagnose must take `condition`",
     OddAttribute: "`dequantise` is 'yes'",
     Nothing: "none of the methods",
 }
@@ -160,8 +224,41 @@ def test_a_whole_model_passes_and_stays_as_it_was(data):
     model = Whole(data.spec)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     report = pf.check_model(model, data)
-    assert report.ok and len(report.passed) == 5, str(report)
+    assert report.ok and len(report.passed) == 7, str(report)
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+
+
+class Colours(nn.Module):
+    """A colour image of a grey one: its translation takes what the data are conditioned on, and no condition."""
+
+    def __init__(self, spec):
+        super().__init__()
+        self.spec = spec
+
+    def translate(self, x, *, condition=None, generator=None):
+        assert condition is None
+        return (x + 0.1 * as_rng(generator).randn(len(x), 3, 1, 1)).clamp(-1, 1)
+
+
+class StaysGrey(Colours):
+    def translate(self, x, *, condition=None, generator=None):
+        return x
+
+
+@pytest.fixture(scope="module")
+def pairs():
+    """Colour images (3, 2, 4), each given a grey one."""
+    spec = DataSpec("image", (3, 2, 4), condition=Condition("image", 8, shape=(1, 2, 4), levels=256), levels=256, mode="RGB")
+    draws = torch.Generator().manual_seed(0)
+    grey = torch.randint(256, (12, 1, 2, 4), generator=draws).to(torch.uint8)
+    split = ArraySplit(grey.expand(-1, 3, -1, -1).contiguous(), grey)
+    return Data(spec, split, split, split, {"source": "<array>"}, [])
+
+
+def test_a_translation_between_pairs_is_given_the_other_image(pairs):
+    assert pf.check_model(Colours(pairs.spec), pairs).capabilities == ["translates"]
+    with pytest.raises(pf.UserError, match=r"translate returned shape \(6, 1, 2, 4\), expected \(6, 3, 2, 4\)"):
+        pf.check_model(StaysGrey(pairs.spec), pairs)
 
 
 class Langevin(Whole):

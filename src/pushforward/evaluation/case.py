@@ -17,11 +17,10 @@ from pushforward.data.spec import DataSpec
 from pushforward.data.units import units
 from pushforward.errors import UserError
 from pushforward.evaluation.features import LARGEST_FIT, FeatureSpace, feature_space, matrix, values_name
-from pushforward.evaluation.health import Diagnoses
 from pushforward.evaluation.memory import nearest
 from pushforward.evaluation.records import Procedure
 from pushforward.evaluation.sides import sides
-from pushforward.models.contract import Samples, device_of
+from pushforward.models.contract import Diagnoses, Samples, device_of
 from pushforward.progress import Stages
 from pushforward.randomness import mix
 

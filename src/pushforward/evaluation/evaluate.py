@@ -25,7 +25,7 @@ from pushforward.evaluation.memory import memory_measures, nearest, text_measure
 from pushforward.evaluation.records import Evaluation, Measure
 from pushforward.evaluation.two_sample import LARGEST_FIT as JUDGED
 from pushforward.evaluation.two_sample import class_measures, told_apart, transfer_measures
-from pushforward.models.contract import Density, Samples
+from pushforward.models.contract import Density, Diagnoses, Samples
 from pushforward.pictures.draw import draw_pairs
 from pushforward.progress import Stages
 from pushforward.randomness import mix
@@ -195,7 +195,7 @@ def _likelihood(case: Case) -> list[Measure]:
 
 
 def _open(case: Case) -> bool:
-    return isinstance(case.run.model, health.Diagnoses)
+    return isinstance(case.run.model, Diagnoses)
 
 
 def _diagnosis(case: Case) -> list[Measure]:

@@ -4,18 +4,16 @@ Each function looks at one thing and returns sentences, none where nothing is wr
 explanation (an interval lies apart from the floor's, or an event of less than one in a thousand) *and* the difference is
 large, so that silence is usual.
 
-A model that knows more about itself than its samples show may have `diagnose(x, *, condition=None) -> dict[str, float]`
-(see `Diagnoses`), which is asked about held-out data.
+A model that knows more about itself than its samples show may have `diagnose` (see `models.contract.Diagnoses`), which is asked
+about held-out data.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Int
-from torch import Tensor
 
 from pushforward.evaluation.records import Measure
 
@@ -23,18 +21,6 @@ RARE = 0.2  # of its share among the data: a class that the samples (nearly) lac
 EXPECTED = 10  # data of a class below which its absence may be chance: P(at most 2 | 10) = 0.003, P(at most 1) = 0.0005
 FEW = 0.25  # of the units or codes in use
 WEAK = 0.01  # nats; a latent unit with less says nothing
-
-
-@runtime_checkable
-class Diagnoses(Protocol):
-    """Says how its codes are used, on data x (B, *spec.shape), as named figures.
-
-    "active_units" of "units": latent dimensions that say more than 0.01 nats about a datum. "kl_per_unit": nats, on average.
-    "perplexity" of "codes": how many entries of a codebook are in use. Several of one sort have a suffix, the same for
-    both of a pair: "active_units_1", "units_1". Anything else is shown without a comment.
-    """
-
-    def diagnose(self, x: Tensor, *, condition: Tensor | None = None) -> dict[str, float]: ...
 
 
 def far_below(measure: Measure, part: float) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,12 +20,14 @@ from pushforward.models.contract import (
     Completes,
     Decodes,
     Density,
+    Diagnoses,
     Encodes,
     Learns,
     Loss,
     Samples,
     Scores,
     Trajectories,
+    Translates,
     Update,
     capabilities,
     device_of,
@@ -251,6 +254,35 @@ def _completes(model: Any, given: Batch, data: Data) -> None:
     _expect(torch.equal(longer[:, :1], prefix) and longer.shape[1] == 3, "complete must keep the prefix and add to it.")
 
 
+def _translates(model: Any, given: Batch, data: Data) -> None:
+    """a translation has the data's shape; row i is a function of x_i and (seed, i), whatever stands beside it"""
+    _keywords(model.translate, "condition", "generator")
+    paired = data.spec.condition is not None and data.spec.condition.kind == "image"
+    x, asked, device = (given.condition, None, device_of(model)) if paired else (given.x, given.condition, device_of(model))
+    assert x is not None
+    last = len(x) - 1
+    with torch.no_grad():
+        made = model.translate(x, condition=asked, generator=SampleRng(5, device=device))
+        _tensor(made, (len(x), *data.spec.shape), "translate")
+        again = model.translate(x, condition=asked, generator=SampleRng(5, device=device))
+        _expect(torch.equal(made, again), "two translations with one seed differ; draw all noise from the generator.")
+        one = None if asked is None else asked[last:]
+        alone = model.translate(x[last:], condition=one, generator=SampleRng(5, first=last, device=device))
+        close = torch.allclose(made[last:].float(), alone.float(), rtol=1e-3, atol=1e-3)
+        _expect(close, "translation i depends on what is translated beside it.")
+
+
+def _diagnoses(model: Any, given: Batch, data: Data) -> None:
+    """diagnose gives named finite numbers"""
+    _keywords(model.diagnose, "condition")
+    with torch.no_grad():
+        told = model.diagnose(given.x, condition=given.condition)
+    _expect(isinstance(told, dict), f"diagnose returned {type(told).__name__}, not a dict.")
+    for name, value in told.items():
+        fine = isinstance(name, str) and isinstance(value, (int, float)) and math.isfinite(value)
+        _expect(fine, f"diagnose gives {name!r} the value {value!r}; names and finite numbers (floats) are expected.")
+
+
 # Learning first: closed-form models know nothing before.
 CHECKS: list[tuple[Any, Callable[[Any, Batch, Data], None]]] = [
     (Learns, _learns),
@@ -261,4 +293,6 @@ CHECKS: list[tuple[Any, Callable[[Any, Batch, Data], None]]] = [
     (Scores, _scores),
     (Trajectories, _trajectories),
     (Completes, _completes),
+    (Translates, _translates),
+    (Diagnoses, _diagnoses),
 ]

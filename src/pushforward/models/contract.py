@@ -94,9 +94,23 @@ class Completes(Protocol):
 
 @runtime_checkable
 class Translates(Protocol):
-    """Maps an image of one domain to another."""
+    """Maps images x of one domain to the other (B, *spec.shape): x are like the data or, where the data are pairs (`condition`
+    of the spec an image), like the images that they are given, and `condition` is None. Row i of x is translated as if alone.
+    """
 
     def translate(self, x: Tensor, *, condition: Tensor | None = None, generator: Generator = None) -> Tensor: ...
+
+
+@runtime_checkable
+class Diagnoses(Protocol):
+    """Says how its codes are used, on data x (B, *spec.shape), as named finite figures. None of `CAPABILITIES`: `evaluate` asks.
+
+    "active_units" of "units": latent dimensions that say more than 0.01 nats about a datum. "kl_per_unit": nats, on average.
+    "perplexity" of "codes": how many entries of a codebook are in use. Several of one sort have a suffix, the same for
+    both of a pair: "active_units_1", "units_1". Anything else is shown without a comment.
+    """
+
+    def diagnose(self, x: Tensor, *, condition: Tensor | None = None) -> dict[str, float]: ...
 
 
 @runtime_checkable
@@ -181,7 +195,8 @@ class Player:
     the averaged weights in eval mode, until it says that it has finished (a density of an autoencoder's codes). every: takes
     its turn at every so many-th step. repeat: updates a turn, each on fresh data (the first on the data that all players of
     the step share). after_update: called after each update with what the loss kept (weight clipping, codebook averages and
-    restart). A loss that depends on how far the run is reads `batch.step` and `batch.progress`. An update that says it has finished has its last turn; the run ends when all have.
+    restart). A loss that depends on how far the run is reads `batch.step` and `batch.progress`. An update that says it has
+    finished has its last turn; the run ends when all have.
     """
 
     name: str
