@@ -34,6 +34,7 @@ from pushforward.errors import UserError
 from pushforward.randomness import Rng, mix
 
 SMOOTHING = 1e-5  # Laplace's: no count is zero
+LITTLE = 0.05  # of an even share
 ANNEALED = 0.75  # the part of a run in which the temperature falls
 
 
@@ -182,7 +183,6 @@ class VectorQuantiser(Quantiser):
         first = int(self.updates) == 0
         self.updates += 1
         if first:
-            self.count.fill_(len(z) / self.size)
             self._place(torch.arange(self.size), z)
             return
         used = torch.zeros_like(self.count).index_add_(0, indices, torch.ones_like(z[:, 0]))
@@ -193,13 +193,14 @@ class VectorQuantiser(Quantiser):
             smooth = (self.count + SMOOTHING) / (total + self.size * SMOOTHING) * total
             self.codebook.copy_(self.sums / smooth[:, None])
         if self.restart:
-            self._place((self.count < self.restart * self.count.mean()).nonzero()[:, 0], z)
+            self._place((self.count < self.restart * len(z) / self.size).nonzero()[:, 0], z)
 
     def _place(self, entries: Tensor, z: Float[Tensor, "n d"]) -> None:
-        """Puts entries at different vectors among z, with an even share of the use."""
+        """Puts entries at different vectors among z. Their use counts as twice of what is too little: a fresh entry soon
+        follows the vectors that choose it, and soon moves on if there are none."""
         chosen = _choose(len(z), len(entries), mix(0xC0DE, int(self.updates))).to(z.device)
         entries = entries.to(z.device)[: len(chosen)]
-        self.count[entries] = self.count.mean()
+        self.count[entries] = 2 * max(self.restart, LITTLE) * len(z) / self.size
         self.codebook[entries] = z[chosen]
         self.sums[entries] = z[chosen] * self.count[entries, None]
 

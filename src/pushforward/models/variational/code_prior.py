@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from pushforward.errors import UserError
 from pushforward.randomness import Rng
 
-SHRINK = 4.0  # what a general table weighs against counts, in codes
+SHRINK = 16.0  # what a general table weighs against counts, in codes
 LARGEST = 2**24  # numbers in a table; of larger codebooks there are no tables of pairs, of more classes none by class
 
 

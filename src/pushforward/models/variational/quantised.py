@@ -182,7 +182,7 @@ class QuantisedAutoencoder(nn.Module):
         found = [level.indices for level in self.quantise(x)]
         return found[0] if len(found) == 1 else torch.cat([level.flatten(1) for level in found], 1)
 
-    def levels_of(self, z: Int[Tensor, "b *grid"]) -> list[Tensor]:
+    def levels_of(self, z: Tensor) -> list[Tensor]:
         """The integers of each level, (B, *grid), from what `encode` gives or the same flattened.
 
         Raises UserError for what are no codes of this model.
@@ -200,8 +200,11 @@ class QuantisedAutoencoder(nn.Module):
                 )
         return [part.reshape(len(z), *grid) for part, grid in zip(parts, self.grids, strict=True)]
 
-    def decode(self, z: Int[Tensor, "b *grid"], *, condition: Tensor | None = None) -> Float[Tensor, "b *shape"]:
-        """The mean of p(x | codes) for integers as `encode` gives them. `condition` is not looked at."""
+    def decode(self, z: Tensor, *, condition: Tensor | None = None) -> Float[Tensor, "b *shape"]:
+        """The mean of p(x | codes) for integers as `encode` gives them, or the same flattened to (B, L).
+
+        `condition` is not looked at. Raises UserError for what are no codes of this model.
+        """
         levels = zip(self.quantisers, self.levels_of(z), strict=True)
         codes = [quantiser.lookup(indices) for quantiser, indices in levels]  # type: ignore[operator]
         return self.likelihood.mean(self.output(codes))
