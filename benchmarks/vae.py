@@ -4,9 +4,10 @@
     python benchmarks/vae.py --data mnist --bound runs/vae-mnist   # the importance-weighted bound of 1000 test images, k = 5000
 
 Both sides train a 784-200-200-50-200-200-784 tanh network with a Bernoulli likelihood on black and white images (levels above
-half are white: pythae has no images drawn anew), with Adam at a constant rate of 1e-3, batches of 100, one thread, no
-averaged weights and no pictures or checkpoints on the way. Ours is `pf.train`, theirs its model with its `BaseTrainer`. The
-bound is the ELBO of the same test images, from the same draws and code for both.
+half are white: pythae has no images drawn anew), with Adam, batches of 100, one thread, no pictures on the way. Theirs is its
+model with its `BaseTrainer` at its constant rate, 1e-3; ours is `pf.train`, whose rate falls as a cosine, from 2e-3: the same on
+average. The bound is the ELBO of the same test images, from the same code for both; the time is that of the processor, in which
+a busy machine shows little, from the call to its end, with all that belongs to a run.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from pushforward.models.variational.elbo import iwae_bound
 from pushforward.models.variational.vae import VAE
 from pushforward.randomness import SampleRng
 
-BATCH, LATENT, WIDTH, RATE = 100, 50, 200, 1e-3
+BATCH, LATENT, WIDTH, RATE = 100, 50, 200, 1e-3  # the rate on average
 
 
 def theirs(images: Tensor, epochs: int) -> tuple[nn.Module, nn.Module, float]:
@@ -74,9 +75,9 @@ def theirs(images: Tensor, epochs: int) -> tuple[nn.Module, nn.Module, float]:
             keep_best_on_train=False,
         )
         trainer = BaseTrainer(model, BaseDataset(images, torch.zeros(len(images))), training_config=settings)
-        begun = time.perf_counter()
+        begun = time.process_time()
         trainer.train()
-        seconds = time.perf_counter() - begun
+        seconds = time.process_time() - begun
         logging.disable(logging.NOTSET)
     return model.encoder, model.decoder, seconds
 
@@ -93,12 +94,12 @@ def ours(images: Tensor, steps: int) -> tuple[VAE, float]:
     torch.manual_seed(0)
     model = pf.create("vae", data.spec, likelihood="bernoulli", **settings)
     with tempfile.TemporaryDirectory() as directory:
-        begun = time.perf_counter()
+        begun = time.process_time()
         run = pf.train(
-            model, data, steps=steps, batch_size=BATCH, out=directory + "/run", learning_rate=RATE, clip=0, precision="fp32",
+            model, data, steps=steps, batch_size=BATCH, out=directory + "/run", learning_rate=2 * RATE, clip=0, precision="fp32",
             validate_every=0, picture_every=0, tensorboard=False,
         )  # fmt: skip
-        seconds = time.perf_counter() - begun
+        seconds = time.process_time() - begun
     return run.model, seconds
 
 

@@ -184,7 +184,7 @@ class HierarchicalVAE(Variational):
         self.finest: tuple[int, int] | None = None
         self.fold, inputs, outputs = 1, spec.dimensions, self.likelihood.channels * spec.dimensions
         if image:
-            self.fold, self.finest, maps = map_sizes(*spec.shape[1:], levels)
+            self.fold, self.finest, maps = map_sizes(spec.shape[1], spec.shape[2], levels)
             sizes = list(maps)
             inputs = spec.shape[0] * self.fold**2
             outputs = self.likelihood.channels * inputs
@@ -210,8 +210,8 @@ class HierarchicalVAE(Variational):
             x = x.flatten(1)
             h = self.enter(x if embedding is None else torch.cat([x, embedding], 1))
         found: list[Tensor] = []
-        for block, level in zip(reversed(self.up), reversed(self.levels), strict=True):
-            h = resized(h, level.size)  # type: ignore[arg-type]
+        for block, level in zip(reversed(self.up), self.ladder[::-1], strict=True):
+            h = resized(h, level.size)
             h = h + block(h)
             found.append(h)
         return found[::-1]
@@ -219,7 +219,12 @@ class HierarchicalVAE(Variational):
     def start(self, rows: int) -> Tensor:
         """The constant that the way down begins with (its values are the first level's `place`)."""
         shape = self.shapes[0][1:]
-        return self.levels[0].place.new_zeros(()).expand(rows, self.width, *shape)  # type: ignore[operator,union-attr]
+        return self.ladder[0].place.new_zeros(()).expand(rows, self.width, *shape)
+
+    @property
+    def ladder(self) -> list[Level]:
+        """The levels, the top first."""
+        return [level for level in self.levels if isinstance(level, Level)]
 
     def output(self, h: Tensor) -> Float[Tensor, "b k *shape"]:
         """The likelihood's parameters from the last state."""
@@ -232,7 +237,7 @@ class HierarchicalVAE(Variational):
     def parameters_of(self, z: Float[Tensor, "b d"], embedding: Float[Tensor, "b e"] | None) -> Float[Tensor, "b k *shape"]:
         """What the decoder says of x given codes, which the prior stretches and shifts level after level."""
         h = self.start(len(z))
-        for level, code, shape in zip(self.levels, z.split(self.places, 1), self.shapes, strict=True):
+        for level, code, shape in zip(self.ladder, z.split(self.places, 1), self.shapes, strict=True):
             h = level.arrive(h, embedding)
             (mean, log_sigma), rest = level.expect(h)
             h = level.leave(h, rest, mean + log_sigma.exp() * code.reshape(-1, *shape))
@@ -254,7 +259,7 @@ class HierarchicalVAE(Variational):
             embedding = None if embedding is None else embedding.repeat_interleave(draws, 0)
         h, ratios = self.start(len(x)), []
         for level, said, eps, shape in zip(
-            self.levels, features, noise.flatten(0, 1).split(self.places, 1), self.shapes, strict=True
+            self.ladder, features, noise.flatten(0, 1).split(self.places, 1), self.shapes, strict=True
         ):
             eps = eps.reshape(-1, *shape)
             h = level.arrive(h, embedding)
@@ -273,7 +278,7 @@ class HierarchicalVAE(Variational):
         """The posterior's means, each given the means above it, as the prior sees them: (mean_q - mean_p) / sigma_p."""
         embedding = self.embedding(condition, len(x))
         h, codes = self.start(len(x)), []
-        for level, said in zip(self.levels, self.features(x, embedding), strict=True):
+        for level, said in zip(self.ladder, self.features(x, embedding), strict=True):
             h = level.arrive(h, embedding)
             prior, rest = level.expect(h)
             mean, _ = level.infer(h, said, prior)

@@ -80,6 +80,8 @@ class Diagonal(Posterior):
 class Full(Posterior):
     """N(mean, L L^T): units that depend on each other, as the posterior of a linear decoder does."""
 
+    below: Tensor
+
     def __init__(self, latent_dim: int):
         super().__init__()
         self.size = latent_dim
@@ -91,7 +93,7 @@ class Full(Posterior):
         d, said = self.size, wide(said)
         log_diagonal = soft_clamp(said[:, d : 2 * d], -LOG_SIGMA, LOG_SIGMA)
         lower = torch.diag_embed(log_diagonal.exp())
-        row, column = self.below
+        row, column = self.below.unbind(0)
         return said[:, :d], log_diagonal, lower.index_put((torch.arange(len(said))[:, None], row, column), said[:, 2 * d :])
 
     def mean(self, said: Float[Tensor, "b o"]) -> Float[Tensor, "b d"]:

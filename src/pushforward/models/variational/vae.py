@@ -114,11 +114,11 @@ class VAE(Variational):
             )
         elif network == "mlp":
             width, depth = 256 if width is None else width, 2 if depth is None else depth
-            size = (width, depth, dropout, activation)
+            layers = (width, depth, dropout, activation)
             # black as 0: MNIST's nats after 22 000 updates are 92, with black as -1 (every weight of a pixel at once) 104
             self.ink = encoder is None and isinstance(self.likelihood, Bernoulli)
-            self.encoder = encoder or Flat(spec.dimensions + beside, said, *size)
-            self.decoder = decoder or Flat(latent_dim + beside, outputs * spec.dimensions, *size)
+            self.encoder = encoder or Flat(spec.dimensions + beside, said, *layers)
+            self.decoder = decoder or Flat(latent_dim + beside, outputs * spec.dimensions, *layers)
         else:
             raise UserError(f"network is auto, mlp or conv, not {network!r}.")
 
