@@ -25,20 +25,6 @@ def sinusoidal(
     return torch.cat([angles.cos(), angles.sin()], -1)
 
 
-class FourierFeatures(nn.Module):
-    """Random Fourier features of coordinates x (B, D) -> (B, 2 features): [cos, sin](2 pi x w), w ~ N(0, scale^2), fixed
-    at construction and stored with the weights (Tancik et al. 2020)."""
-
-    def __init__(self, inputs: int, features: int, scale: float = 1.0):
-        super().__init__()
-        self.frequencies: Tensor
-        self.register_buffer("frequencies", scale * torch.randn(inputs, features))
-
-    def forward(self, x: Float[Tensor, "b inputs"]) -> Float[Tensor, "b outputs"]:
-        angles = 2 * math.pi * x @ self.frequencies
-        return torch.cat([angles.cos(), angles.sin()], -1)
-
-
 class TimeEmbedding(nn.Module):
     """t (B,) and a condition's embedding (B, width) or None -> (B, width), for the modulation of a network's layers."""
 
