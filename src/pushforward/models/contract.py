@@ -103,7 +103,7 @@ class Translates(Protocol):
 
 @runtime_checkable
 class Diagnoses(Protocol):
-    """Says how its codes are used, on data x (B, *spec.shape), as named finite figures. None of `CAPABILITIES`: `evaluate` asks.
+    """Says how its codes are used, on data x (B, *spec.shape), as named finite figures. No capability: `evaluate` asks for it.
 
     "active_units" of "units": latent dimensions that say more than 0.01 nats about a datum. "kl_per_unit": nats, on average.
     "perplexity" of "codes": how many entries of a codebook are in use. Several of one sort have a suffix, the same for
