@@ -220,7 +220,7 @@ def test_a_directory_that_goes_away_is_an_error_and_stays_away(when, data, tmp_p
 
     model = watched(build(Denoiser, data), remove)
     every = {"checkpoint_every": 7} if when == "checkpoint" else {"picture_every": 7} if when == "picture" else {}
-    with pytest.raises(UserError, match=r"the run directory .*run is gone|could not write .*history"):
+    with pytest.raises(UserError, match=r"the run directory .*run is gone"):
         train(model, data, steps=9, out=str(out), log_every=1000, **{**QUICK, "validate_every": 0, **every})
     assert not out.exists()
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from pushforward.artefacts import write_bytes
 from pushforward.errors import UserError
+from pushforward.training.records import require
 
 
 class History:
@@ -36,6 +37,7 @@ class History:
                 with open(self.path, "a") as file:
                     file.write(json.dumps(row) + "\n")
             except OSError as error:
+                require(self.path.parent)
                 raise UserError(f"could not write {self.path}: {error.strerror}. The last checkpoint is kept.") from None
 
     def cut(self, step: int) -> None:
