@@ -12,6 +12,7 @@ import torch
 from sklearn.datasets import load_digits
 from torch import nn
 
+from pushforward.artefacts import read_recipe
 from pushforward.comparison.compare import Comparison
 from pushforward.comparison.ranking import leading
 from pushforward.data.batches import STREAM, ArraySplit, Data, WindowSplit, take
@@ -58,7 +59,7 @@ class MadeUpRun:
 
     def __init__(self, spec, draw, directory=None, log_prob=None, data=None):
         self.model, self.spec, self.draw, self.directory, self.data = Model(), spec, draw, directory, data
-        self.result = {"seconds": 2.0, "steps": 7}
+        self.result, self.weights = {"seconds": 2.0, "steps": 7}, "0123456789ab"
         self.log_prob = log_prob or (lambda codes: torch.full((len(codes),), -spec.dimensions * math.log(spec.levels or 256)))
 
     def load_data(self):
@@ -113,6 +114,9 @@ def test_new_digits_are_as_good_as_real_and_the_record_survives_the_disk(tmp_pat
     assert Evaluation.load(tmp_path) == evaluation
     assert json.loads((tmp_path / "metrics.json").read_text())["protocol"]["seed"] == 0
     assert sorted(p.name for p in tmp_path.iterdir()) == ["metrics.json", "neighbours.png"]
+    recipe = read_recipe(tmp_path / "neighbours.png")
+    assert (recipe["picture"], recipe["run"], recipe["weights"]) == ("neighbours", str(tmp_path), run.weights)
+    assert recipe["seed"] == 0 and recipe["nearest"] == evaluation.protocol["nearest"]
     assert evaluation.table().row_count == len(evaluation.measures)
 
     assert steady(evaluate(run, progress=False)) == steady(evaluation)

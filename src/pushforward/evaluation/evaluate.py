@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from pushforward._version import VERSION
 from pushforward.artefacts import write_picture
 from pushforward.data.batches import STREAM, Data, WindowSplit, take
 from pushforward.errors import UserError
@@ -113,7 +114,16 @@ def _keep(case: Case, evaluation: Evaluation) -> None:
     if pair is not None and case.spec.kind == "image":
         closest = case.data.train.fetch(torch.tensor(pair["training"]))[0]
         picture = draw_pairs(case.spec, case.samples[0][pair["samples"]], closest, ("sample", "nearest"))
-        write_picture(picture, case.run.directory / "neighbours.png", {"seed": case.seed, "nearest": pair})
+        directory = case.run.directory
+        recipe = {
+            "pushforward": VERSION,
+            "picture": "neighbours",
+            "run": str(directory.resolve()),
+            "weights": case.run.weights,
+            "seed": case.seed,
+            "nearest": pair,
+        }
+        write_picture(picture, directory / "neighbours.png", recipe)
 
 
 def _text(case: Case) -> bool:
