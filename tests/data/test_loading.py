@@ -3,6 +3,7 @@
 import dataclasses
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import torch
 
 from pushforward.data import loading
 from pushforward.data.inspection import describe
-from pushforward.data.loading import BUILT_IN, load_data
+from pushforward.data.loading import BUILT_IN, foreseen, load_data
 from pushforward.data.options import Options
 from pushforward.errors import UserError
 
@@ -37,8 +38,10 @@ def test_built_in_names_are_the_toys():
 @pytest.mark.parametrize(
     "name, sentence",
     [
-        ("digts", "did you mean digits"),
+        ("digts", r"did you mean digits\?$"),
+        ("pinweel", r"did you mean pinwheel\?$"),
         ("ring", "ring8"),
+        ("./pinwl", r"cannot be found: there is no such file or folder; did you mean pinwheel\?$"),
         ("./nowhere", "cannot be found"),
         ("nowhere.csv", "cannot be found"),
         ("a/b/c/d", "cannot be found"),
@@ -52,8 +55,34 @@ def test_unknown_names_never_ask_the_network(name, sentence, monkeypatch):
         raise AssertionError("the network was asked")
 
     monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", refuse)
-    with pytest.raises(UserError, match=sentence):
+    with pytest.raises(UserError, match=sentence) as loading:
         load_data(name)
+    with pytest.raises(UserError) as before:
+        foreseen(name)
+    assert str(before.value) == str(loading.value)
+
+
+def test_what_is_foreseen_is_what_is_loaded(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("text.md").write_text("to be or not to be " * 200)
+    Path("table.csv").write_text("a,b\n" + "1,2\n3,4\n5,7\n" * 40)
+    for source in ("digits", "spirals", "text.md"):
+        assert foreseen(source) == load_data(source).spec.kind
+    assert foreseen("table.csv") is None, "a table, or a series if it is cut into windows"
+    assert foreseen(".") is None and foreseen("owner/name:part") is None
+    for name in ("picture.png", "notes.docx"):
+        Path(name).touch()
+        with pytest.raises(UserError) as loading:
+            load_data(name)
+        with pytest.raises(UserError) as before:
+            foreseen(name)
+        assert str(before.value) == str(loading.value)
+
+
+def test_foreseeing_imports_nothing_heavy():
+    code = "import sys; from pushforward.data.loading import foreseen; foreseen('moons'); foreseen('.'); print(*sys.modules)"
+    loaded = set(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split())
+    assert not loaded & {"torch", "pandas", "datasets", "sklearn", "matplotlib"}
 
 
 def test_hub_name_without_network(monkeypatch):

@@ -273,7 +273,7 @@ def find_name(wanted: str, there: Sequence[str], what: str, where: str) -> str:
         return wanted
     if not there:
         raise UserError(f"{where} has no {what} '{wanted}', nor any other.")
-    raise UserError(f"{where} has no {what} '{wanted}'; {nearest(wanted, list(there))}.")
+    raise UserError(f"{where} has no {what} '{wanted}'; {nearest(wanted, list(there))}")
 
 
 def assemble(

@@ -61,7 +61,7 @@ def load_hub(name: str, options: Options, local: Sequence[str]) -> Data:
         HfApi().dataset_info(repository, timeout=5)
     except RepositoryNotFoundError:
         raise UserError(
-            f"'{name}' is no file, no folder, no built-in data and no data set of the Hugging Face hub; {nearest(name, local)}."
+            f"'{name}' is no file, no folder, no built-in data and no data set of the Hugging Face hub; {nearest(name, local)}"
         ) from None
     except unreachable as error:  # what was fetched before still loads
         try:
@@ -69,7 +69,7 @@ def load_hub(name: str, options: Options, local: Sequence[str]) -> Data:
         except (DatasetsError, OSError, ValueError):
             raise UserError(
                 f"'{name}' is no file, no folder and no built-in data, and the Hugging Face hub cannot be asked for it "
-                f"({type(error).__name__}); {nearest(name, local)}."
+                f"({type(error).__name__}); {nearest(name, local)}"
             ) from None
     try:
         loaded = datasets.load_dataset(repository, configuration or None)

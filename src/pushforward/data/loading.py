@@ -3,15 +3,18 @@
 Annotations are evaluated here, not postponed: whoever reads the signature would import torch to resolve postponed ones.
 """
 
+import contextlib
 import dataclasses
 import difflib
 import os
 import re
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pushforward.data.options import IMAGE_SUFFIXES, PART_NAMES, Options
+from pushforward.data.spec import Kind
 from pushforward.errors import UserError, nearest
 
 if TYPE_CHECKING:
@@ -28,6 +31,7 @@ BUILT_IN = {
     "spirals": "two spiral arms (2-D, known density)",
     "pinwheel": "5 bent blades (2-D, known density)",
 }
+_TEXTS = (".txt", ".text", ".md")
 _FILES = (".npz", ".npy", ".csv", ".tsv", ".parquet", ".txt")
 
 
@@ -102,12 +106,41 @@ def load_data(
     """
     given = {key: value for key, value in locals().items() if key != "source"}
     options = Options(**given)
-    try:
+    with _permitted(source):
         data = _dispatch(source, options)
-    except PermissionError as error:
-        raise UserError(f"{error.filename or source} cannot be read: no permission.") from None
     data.source = _recipe(source, options)
     return data
+
+
+def foreseen(source: str) -> Kind | None:
+    """Checks, without loading or importing much, that a named source exists; what kind its data are, where that is known
+    before they are read.
+
+    Raises the UserErrors of `load_data` for a name that is nothing, for a file that it does not take, or must not read. A name
+    that may be one of the hub's is not asked for.
+
+    >>> foreseen("digits"), foreseen("moons"), foreseen("owner/name")
+    ('image', 'point', None)
+    """
+    if source in BUILT_IN:
+        return "image" if source == "digits" else "point"
+    path = Path(source).expanduser()
+    with _permitted(source):
+        if source and path.is_dir():
+            _readable_folder(path)
+        elif source and path.exists():
+            return "tokens" if _readable_file(path) in _TEXTS else None
+        else:
+            _refuse_unknown(source, path)
+    return None
+
+
+@contextlib.contextmanager
+def _permitted(source: Any) -> Iterator[None]:
+    try:
+        yield
+    except PermissionError as error:
+        raise UserError(f"{error.filename or source} cannot be read: no permission.") from None
 
 
 def _recipe(source: Any, options: Options) -> dict[str, Any]:
@@ -144,11 +177,14 @@ def _dispatch(source: Any, options: Options) -> "Data":
         return _folder(path, options)
     if text and path.exists():
         return _file(path, options)
-    return _unknown(text, path, options)
+    _refuse_unknown(text, path)
+    from pushforward.data.hub import load_hub
+
+    return load_hub(text, options, list(BUILT_IN))
 
 
-def _unknown(text: str, path: Path, options: Options) -> "Data":
-    """A string that is nothing here: a name on the hub if it can be one, else an error with the nearest that is."""
+def _refuse_unknown(text: str, path: Path) -> None:
+    """A string that is nothing here may be a name on the hub if it can be one; else it is an error with the nearest that is."""
     parent = path.parent
     beside: list[str] = []
     if parent.is_dir() and path.name:
@@ -158,14 +194,11 @@ def _unknown(text: str, path: Path, options: Options) -> "Data":
     close = difflib.get_close_matches(text.lower(), BUILT_IN, n=2, cutoff=0.75)
     if path_like or not plain or beside or close:
         hint = (
-            f"did you mean {' or '.join([*close, *beside])}?"
+            f"; did you mean {' or '.join([*close, *beside])}?"
             if close or beside
-            else f"there is no such file or folder ({nearest(text, BUILT_IN)})."
+            else f": there is no such file or folder; {nearest(text, BUILT_IN)}"
         )
-        raise UserError(f"the data '{text}' cannot be found; {hint}")
-    from pushforward.data.hub import load_hub
-
-    return load_hub(text, options, list(BUILT_IN))
+        raise UserError(f"the data '{text}' cannot be found{hint}")
 
 
 def _from_memory(source: Any, options: Options) -> "Data":
@@ -193,9 +226,7 @@ def _from_memory(source: Any, options: Options) -> "Data":
 
 
 def _file(path: Path, options: Options) -> "Data":
-    if not os.access(path, os.R_OK):
-        raise PermissionError(13, "no permission", str(path))
-    suffix, name = path.suffix.lower(), path.stem
+    suffix, name = _readable_file(path), path.stem
     notes: list[str] = []
     if suffix in (".npz", ".npy"):
         from pushforward.data.arrays import load_arrays, read_npz
@@ -208,15 +239,25 @@ def _file(path: Path, options: Options) -> "Data":
         elif (other := _sibling(path)) is not None and not options.series:
             notes.append(f"{other.name} lies beside; test_source={other.name} would make it the test part.")
         return _tables(paths, options, name, notes)
-    if suffix in (".txt", ".text", ".md"):
-        from pushforward.data.text import load_text, read_texts
+    from pushforward.data.text import load_text, read_texts
 
-        return load_text(read_texts([path], notes), options, name, notes)
+    return load_text(read_texts([path], notes), options, name, notes)
+
+
+def _readable_file(path: Path) -> str:
+    """The suffix of a file of data."""
+    if not os.access(path, os.R_OK):
+        raise PermissionError(13, "no permission", str(path))
+    suffix = path.suffix.lower()
     if suffix in IMAGE_SUFFIXES:
         raise UserError(
             f"{path.name} is one image; a distribution needs at least 2, better hundreds: give the folder that holds them."
         )
-    raise UserError(f"{path.name} is of no kind known here; a folder of images or a file of {', '.join(_FILES)} was expected.")
+    if suffix not in (*_FILES, *_TEXTS):
+        raise UserError(
+            f"{path.name} is of no kind known here; a folder of images or a file of {', '.join(_FILES)} was expected."
+        )
+    return suffix
 
 
 def _existing(text: str, suffix: str) -> Path:
@@ -248,9 +289,13 @@ def _tables(paths: dict[str, list[Path]], options: Options, name: str, notes: li
     return load_frames(frames, options, name, notes)
 
 
-def _folder(folder: Path, options: Options) -> "Data":
+def _readable_folder(folder: Path) -> None:
     if not os.access(folder, os.R_OK | os.X_OK):
         raise PermissionError(13, "no permission", str(folder))
+
+
+def _folder(folder: Path, options: Options) -> "Data":
+    _readable_folder(folder)
     name = folder.resolve().name
     if (folder / "dataset_dict.json").is_file() or (
         (folder / "state.json").is_file() and (folder / "dataset_info.json").is_file()

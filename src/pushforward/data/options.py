@@ -68,7 +68,7 @@ class Options:
         if self.kind is not None and self.kind not in ARRAY_KINDS:
             raise UserError(f"kind={self.kind!r} is unknown; an array can be read as {', '.join(ARRAY_KINDS)}.")
         if self.tokenizer not in ("characters", "bpe"):
-            raise UserError(f"tokenizer={self.tokenizer!r} is unknown; {nearest(self.tokenizer, ('characters', 'bpe'))}.")
+            raise UserError(f"tokenizer={self.tokenizer!r} is unknown; {nearest(self.tokenizer, ('characters', 'bpe'))}")
         self.height_width  # noqa: B018  (its check)
         asked = [name for name in ("attributes", "caption", "target_image") if getattr(self, name) is not None]
         asked += ["label"] if self.named_label is not None else []

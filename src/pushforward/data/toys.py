@@ -200,7 +200,7 @@ NAMES = tuple(_MAKERS)
 def toy(name: str) -> Toy:
     """The distribution of that name."""
     if name not in _MAKERS:
-        raise UserError(f"'{name}' is not a toy distribution; {nearest(name, NAMES)}.")
+        raise UserError(f"'{name}' is not a toy distribution; {nearest(name, NAMES)}")
     return _MAKERS[name]()
 
 

@@ -19,7 +19,8 @@ YOURS = "<your "
 def read_record(directory: Path) -> dict[str, Any]:
     """run.yaml of a run directory, checked."""
     if not directory.exists():
-        near = nearest(directory.name, [p.name for p in directory.parent.glob("*") if (p / "run.yaml").exists()] or ["(none)"])
+        beside = [path.parent.name for path in directory.parent.glob("*/run.yaml")]
+        near = nearest(directory.name, beside) if beside else "there are no runs here yet (`pushforward train` makes one)."
         raise UserError(f"there is no run directory {directory}; {near}")
     path = directory / "run.yaml"
     if not path.exists():
