@@ -28,6 +28,7 @@ from pushforward.models.classical import em
 from pushforward.models.classical.classes import by_class, checked, class_count, drawn, given_frequencies
 from pushforward.models.classical.em import Covariance, Mixture
 from pushforward.models.classical.moments import Moments
+from pushforward.models.classical.selection import Criterion, free_numbers, price, selected
 from pushforward.models.contract import Generator, LogProb, Player, Update, device_of
 from pushforward.randomness import Rng, as_rng
 
@@ -51,7 +52,9 @@ class GaussianMixture(nn.Module):
     """A mixture of Gaussians by expectation-maximisation; for data in classes, one mixture a class.
 
     Args:
-        components: Gaussians in a mixture. Default: 10, or 3 in each class.
+        components: Gaussians in a mixture; bic or aic tries 1, 2, 3, ... and keeps the number that this criterion prefers,
+            in each class its own. Default: 10, or 3 in each class.
+        most: components that are tried at most, with components=bic or aic.
         covariance: full, diagonal, tied (one full covariance for all components of a class) or spherical.
         eigenspace: how many leading eigen-directions the mixture lives in, with one noise variance outside. Default: all,
             or 100 of them where full or tied covariances would have more than 1024 dimensions.
@@ -65,6 +68,7 @@ class GaussianMixture(nn.Module):
 
     dequantise = True
     frequencies: Tensor
+    used: Tensor
     weights: Tensor
     means: Tensor
     factors: Tensor
@@ -83,7 +87,8 @@ class GaussianMixture(nn.Module):
         self,
         spec: DataSpec,
         *,
-        components: int | None = None,
+        components: int | Criterion | None = None,
+        most: int = 16,
         covariance: Covariance = "full",
         eigenspace: int | None = None,
         restarts: int = 1,
@@ -98,8 +103,14 @@ class GaussianMixture(nn.Module):
             raise UserError(f"regularisation={regularisation} was given; it is a variance, above 0.")
         if shrinkage is not None and not 0 <= shrinkage < math.inf:
             raise UserError(f"shrinkage={shrinkage} was given; it is a number of rows, 0 (maximum likelihood) or more.")
-        if min(restarts, 1 if components is None else components) < 1:
-            raise UserError("components and restarts are at least 1.")
+        if isinstance(components, str) and components not in get_args(Criterion):
+            raise UserError(f"components='{components}' was given; a number was expected, or bic or aic.")
+        self.criterion: Criterion | None = components if isinstance(components, str) else None
+        most = (
+            most if isinstance(components, str) else components or (10 if class_count(spec, "a Gaussian mixture") == 1 else 3)
+        )
+        if min(restarts, most) < 1 or components == 0:
+            raise UserError("components, most and restarts are at least 1.")
         self.spec, self.covariance, self.restarts = spec, covariance, restarts
         self.regularisation, self.shrinkage, self.tolerance = regularisation, shrinkage, tolerance
         self.classes = classes = class_count(spec, "a Gaussian mixture")
@@ -110,7 +121,7 @@ class GaussianMixture(nn.Module):
             raise UserError(
                 f"eigenspace={eigenspace} was given; data of {dimensions} numbers have 1 to {dimensions} directions."
             )
-        self.components = K = (10 if classes == 1 else 3) if components is None else components
+        self.components = K = most
         self.eigenspace, self.q = eigenspace, (q := eigenspace or dimensions)
         shape = {"full": (K, q, q), "tied": (q, q), "diagonal": (K, q), "spherical": (K, 1)}[covariance]
         if classes * math.prod(shape) > LARGEST:
@@ -120,6 +131,7 @@ class GaussianMixture(nn.Module):
             )
         unit = torch.eye(q, dtype=torch.float64).expand(shape) if square else torch.ones(shape, dtype=torch.float64)
         self.register_buffer("frequencies", given_frequencies(spec, classes))
+        self.register_buffer("used", torch.full((classes,), K))  # components of each class; the others have weight 0
         self.register_buffer("weights", torch.full((classes, K), 1 / K, dtype=torch.float64))
         self.register_buffer("means", torch.zeros(classes, K, q, dtype=torch.float64))
         self.register_buffer("factors", unit.repeat(classes, *[1] * len(shape)))
@@ -136,7 +148,10 @@ class GaussianMixture(nn.Module):
 
     def mixture(self, c: int = 0) -> Mixture:
         """The mixture of a class, in coordinates (`coordinates`)."""
-        return Mixture(self.weights[c], self.means[c], self.factors[c])
+        K = int(self.used[c])
+        return Mixture(
+            self.weights[c, :K], self.means[c, :K], self.factors[c] if self.covariance == "tied" else self.factors[c, :K]
+        )
 
     def prior(self, c: int = 0) -> em.Prior:
         """The prior on the covariances of a class."""
@@ -189,7 +204,7 @@ class GaussianMixture(nn.Module):
         """The centre, the eigenspace and the first mixture of each class."""
         raw, rows.complete = keep(batches, self.classes)
         counts = torch.tensor([len(raw.get(c, ())) for c in range(self.classes)], dtype=torch.float64)
-        if counts.max() < self.components:
+        if self.criterion is None and counts.max() < self.components:
             where = "a class has at most" if self.classes > 1 else "the training data have"
             raise UserError(
                 f"components={self.components} was asked for, and {where} {int(counts.max())} rows; "
@@ -215,14 +230,26 @@ class GaussianMixture(nn.Module):
             if y is None:  # a class without data gets one Gaussian of all data
                 everything = torch.cat(list(rows.coordinates.values())) if everything is None else everything
                 begun, prior = em.start(everything, 1, self.covariance, self.regularisation, self.shrinkage, 1, rng)
-                begun = em.padded(begun, self.components, self.covariance)
                 self.converged[c] = True
+            elif self.criterion is not None:
+                begun, prior = selected(
+                    y,
+                    self.criterion,
+                    self.components,
+                    self.covariance,
+                    self.regularisation,
+                    self.shrinkage,
+                    self.restarts,
+                    self.tolerance,
+                    rng,
+                )
+                self.used[c] = len(begun.weights)
             else:
                 begun, prior = em.start(
                     y, self.components, self.covariance, self.regularisation, self.shrinkage, self.restarts, rng
                 )
             self.prior_rows[c], self.prior_factors[c] = prior.rows, prior.factor
-            self._store(c, begun)
+            self._store(c, em.padded(begun, self.components, self.covariance))
         self.started.fill_(True)
         self.streams.fill_(not rows.complete)
 
@@ -244,7 +271,7 @@ class GaussianMixture(nn.Module):
                 continue
             if c not in sums:
                 weigh[c] = em.posterior(self.mixture(c), self.covariance)
-                sums[c] = em.Sums(self.components, self.q, self.covariance, y.device)
+                sums[c] = em.Sums(int(self.used[c]), self.q, self.covariance, y.device)
             sums[c].add(y, weigh[c])
             outside[c] = outside.get(c, 0.0) + rest
         for c, total in sums.items():
@@ -255,7 +282,7 @@ class GaussianMixture(nn.Module):
             self.converged[c] = abs(gain) < self.tolerance
             self.likelihoods[c], self.log_priors[c] = likelihood, log_prior
             after = em.maximisation(total, self.regularisation, prior, before)
-            self._store(c, em.reseed(total, after, prior))
+            self._store(c, em.padded(em.reseed(total, after, prior), self.components, self.covariance))
 
     def _store(self, c: int, mixture: Mixture) -> None:
         self.weights[c], self.means[c], self.factors[c] = mixture.weights, mixture.means, mixture.factor
@@ -309,10 +336,8 @@ class GaussianMixture(nn.Module):
     @property
     def free_parameters(self) -> int:
         """How many numbers the data determine."""
-        K, q, dimensions = self.components, self.q, self.spec.dimensions
-        square = q * (q + 1) // 2
-        spread = {"full": K * square, "tied": square, "diagonal": K * q, "spherical": K}[self.covariance]
-        count = self.classes * (K * q + spread + K - 1) + self.classes - 1
+        q, dimensions = self.q, self.spec.dimensions
+        count = sum(free_numbers(K, q, self.covariance) for K in self.used.tolist()) + self.classes - 1
         if q < dimensions:  # the subspace, the centre outside of it, and the noise
             rotations = q * (q - 1) // 2 if self.covariance in ("diagonal", "spherical") else 0  # else in the covariance
             count += q * (dimensions - q) + rotations + (dimensions - q) + 1
@@ -320,11 +345,15 @@ class GaussianMixture(nn.Module):
 
     def bic(self, x: Float[Tensor, "b *shape"], *, condition: Tensor | None = None) -> float:
         """Schwarz's criterion, free_parameters log n - 2 log-likelihood of the training data x: lower is better."""
-        return self.free_parameters * math.log(len(x)) - 2 * float(self.log_prob(x, condition=condition).value.double().sum())
+        return self.free_parameters * price("bic", len(x)) - 2 * float(
+            self.log_prob(x, condition=condition).value.double().sum()
+        )
 
     def aic(self, x: Float[Tensor, "b *shape"], *, condition: Tensor | None = None) -> float:
         """Akaike's criterion, 2 free_parameters - 2 log-likelihood of the training data x: lower is better."""
-        return 2 * self.free_parameters - 2 * float(self.log_prob(x, condition=condition).value.double().sum())
+        return self.free_parameters * price("aic", len(x)) - 2 * float(
+            self.log_prob(x, condition=condition).value.double().sum()
+        )
 
 
 def keep(batches: Iterable[Batch], classes: int) -> tuple[dict[int, Tensor], bool]:

@@ -1,0 +1,90 @@
+"""How many components: Schwarz's and Akaike's criteria, lower is better, for a mixture fitted to n rows,
+
+    BIC = m log n - 2 log L,     AIC = 2 m - 2 log L     with m free parameters.
+
+BIC is, to first order, minus twice the log-probability of the data given the number of components, so that with many rows it
+finds the true one; AIC estimates the likelihood of new rows, and takes more components. Under a prior on the covariances the
+likelihood is that of the posterior's mode (Fraley and Raftery 2007).
+
+Schwarz 1978, Annals of Statistics 6; Akaike 1974, IEEE Trans. Automatic Control 19.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+from jaxtyping import Float
+from torch import Tensor
+
+from pushforward.models.classical import em
+from pushforward.models.classical.em import Covariance, Mixture, Prior
+from pushforward.randomness import Rng
+
+Criterion = Literal["bic", "aic"]
+
+PATIENCE = 3  # numbers of components in a row that are no better: no more are tried
+PASSES = 200  # of EM for each
+
+
+def free_numbers(components: int, q: int, covariance: Covariance) -> int:
+    """How many numbers a mixture in q dimensions is free in.
+
+    >>> free_numbers(2, 3, "full")  # two means, two covariances, one weight
+    19
+    """
+    square = q * (q + 1) // 2
+    spread = {"full": components * square, "tied": square, "diagonal": components * q, "spherical": components}[covariance]
+    return components * q + spread + components - 1
+
+
+def price(criterion: Criterion, rows: int) -> float:
+    """What a free parameter costs in twice the log-likelihood."""
+    return math.log(rows) if criterion == "bic" else 2.0
+
+
+def fitted(
+    x: Float[Tensor, "n q"], mixture: Mixture, prior: Prior, covariance: Covariance, floor: float, tolerance: float
+) -> tuple[Mixture, float]:
+    """The mixture where EM ends, and its log-likelihood of all rows together."""
+    before = -math.inf
+    for _ in range(PASSES):
+        sums = em.Sums(len(mixture.weights), x.shape[1], covariance, x.device)
+        sums.add(x, em.posterior(mixture, covariance))
+        objective = (float(sums.likelihood) + em.log_prior(mixture, covariance, prior)) / len(x)
+        if abs(objective - before) < tolerance:
+            break
+        before = objective
+        last = mixture
+        mixture = em.reseed(sums, em.maximisation(sums, floor, prior, mixture), prior)
+    else:
+        mixture = last  # the one whose likelihood is known
+    return mixture, float(sums.likelihood)
+
+
+def selected(
+    x: Float[Tensor, "n q"],
+    criterion: Criterion,
+    most: int,
+    covariance: Covariance,
+    floor: float,
+    shrinkage: float | None,
+    restarts: int,
+    tolerance: float,
+    rng: Rng,
+) -> tuple[Mixture, Prior]:
+    """The best of mixtures of 1, 2, 3, ... and at most `most` components, each from `restarts` starts, and its prior."""
+    best: tuple[float, Mixture, Prior] | None = None
+    since = 0
+    for components in range(1, min(most, len(x)) + 1):
+        begun, prior = em.start(x, components, covariance, floor, shrinkage, restarts, rng)
+        mixture, likelihood = fitted(x, begun, prior, covariance, floor, tolerance)
+        score = price(criterion, len(x)) * free_numbers(components, x.shape[1], covariance) - 2 * likelihood
+        if best is None or score < best[0]:
+            best, since = (score, mixture, prior), 0
+        else:
+            since += 1
+        if since == PATIENCE:
+            break
+    assert best is not None
+    return best[1], best[2]

@@ -1,0 +1,112 @@
+"""The number of components by BIC and AIC: the true one of a known mixture, and the criteria of scikit-learn."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from sklearn.mixture import GaussianMixture as Reference
+
+from pushforward.data.batches import Batch
+from pushforward.data.spec import Condition, DataSpec
+from pushforward.errors import UserError
+from pushforward.models.classical.mixture import GaussianMixture
+from pushforward.randomness import UpdateRng
+
+
+def rng(seed: int = 0) -> UpdateRng:
+    return UpdateRng(torch.Generator().manual_seed(seed))
+
+
+def known(k: int, n: int = 900, seed: int = 0) -> torch.Tensor:
+    """Rows of k Gaussians with covariances of their own, their means 6 apart on a circle or line."""
+    draw = np.random.default_rng(seed)
+    means = (
+        3
+        / max(math.sin(math.pi / max(k, 2)), 0.5)
+        * np.array([[math.cos(2 * math.pi * i / k), math.sin(2 * math.pi * i / k)] for i in range(k)])
+    )
+    mixes = np.eye(2) + 0.3 * draw.standard_normal((k, 2, 2))
+    label = draw.integers(k, size=n)
+    return torch.from_numpy(means[label] + np.einsum("nij,nj->ni", mixes[label], draw.standard_normal((n, 2))))
+
+
+def trained(x: torch.Tensor, condition: torch.Tensor | None = None, steps: int = 50, **settings) -> GaussianMixture:
+    spec = DataSpec("point", (x.shape[1],), None if condition is None else Condition("class", int(condition.max()) + 1))
+    model = GaussianMixture(spec, **settings)
+    (player,) = model.players()
+    for step in range(steps):
+        if player.update([Batch(x, condition)], rng(step)).finished:
+            break
+    return model
+
+
+@pytest.mark.parametrize("k", [1, 2, 3, 5])
+def test_bic_finds_the_true_number(k):
+    model = trained(x := known(k), components="bic", restarts=3)
+    assert model.used.tolist() == [k]
+    assert model.weights[0, k:].eq(0).all() and float(model.weights[0, :k].min()) > 0.3 / k
+    fixed = trained(x, components=k, restarts=3)
+    assert model.free_parameters == fixed.free_parameters
+    assert model.bic(x) == pytest.approx(fixed.bic(x), rel=1e-3)
+
+
+def test_it_is_the_lowest_of_scikit_learn():
+    x = known(3)
+    theirs = [Reference(k, n_init=5, random_state=0).fit(x.numpy()).bic(x.numpy()) for k in range(1, 7)]
+    ours = trained(x, components="bic", restarts=3, shrinkage=0.0)
+    assert int(np.argmin(theirs)) + 1 == int(ours.used[0]) == 3
+    assert ours.bic(x) == pytest.approx(min(theirs), rel=1e-3)
+
+
+@pytest.mark.parametrize("covariance", ["full", "diagonal", "tied", "spherical"])
+def test_every_covariance(covariance):
+    x = torch.cat([torch.randn(150, 3, generator=torch.Generator().manual_seed(i)).double() + 8 * i for i in range(4)])
+    model = trained(x, components="bic", covariance=covariance, restarts=3)
+    assert model.used.tolist() == [4]
+    drawn = model.sample(500, generator=torch.Generator().manual_seed(0))
+    assert float(torch.cdist(drawn, x.float()).amin(1).max()) < 3
+
+
+def test_aic_takes_no_fewer():
+    for seed in range(3):
+        x = known(3, n=200, seed=seed)
+        assert int(trained(x, components="aic").used[0]) >= int(trained(x, components="bic").used[0])
+
+
+def test_each_class_has_its_own_number_and_a_rare_one_few():
+    x = torch.cat([known(1, 300), known(4, 600) + 20, known(1, 2)])
+    y = torch.tensor([0] * 300 + [1] * 600 + [2] * 2)
+    model = trained(x, y, components="bic", restarts=3)
+    assert model.used[:2].tolist() == [1, 4] and int(model.used[2]) <= 2
+    for c in range(3):
+        assert model.sample(5, condition=torch.full((5,), c), generator=0).isfinite().all()
+    assert model.log_prob(x).value.isfinite().all()
+
+
+def test_constant_columns_and_few_rows():
+    x = torch.cat([known(2, 40), torch.ones(40, 1)], 1)
+    assert trained(x, components="bic").log_prob(x).value.isfinite().all()
+    assert trained(x[:1], components="bic").used.tolist() == [1]
+
+
+def test_state_is_whole():
+    """Loaded into a fresh model it is the same mixture, and going on changes nothing that it would not have changed."""
+    x = known(3)
+    model = trained(x, components="bic", steps=1, tolerance=1e-9)
+    again = GaussianMixture(DataSpec("point", (2,)), components="bic", tolerance=1e-9)
+    again.load_state_dict({name: value.clone() for name, value in model.state_dict().items()})
+    for one in (model, again):
+        (player,) = one.players()
+        for step in range(3):
+            player.update([Batch(x)], rng(step))
+    assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), again.state_dict().values(), strict=True))
+
+
+def test_errors():
+    with pytest.raises(Exception, match="bix"):
+        GaussianMixture(DataSpec("point", (2,)), components="bix")
+    with pytest.raises(UserError, match="at least 1"):
+        GaussianMixture(DataSpec("point", (2,)), components="bic", most=0)
+    with pytest.raises(UserError, match="at least 1"):
+        GaussianMixture(DataSpec("point", (2,)), components=0)
