@@ -198,8 +198,9 @@ def test_finite_scalars_count_every_code_once(levels):
 
 
 def test_finite_scalars_begin_at_the_middle_and_pass_the_slope_of_tanh():
-    quantiser = FiniteScalarQuantiser((8, 5))
+    quantiser = FiniteScalarQuantiser((4, 5))
     z = torch.zeros(1, 2, 1)
+    assert torch.allclose(quantiser.reach * torch.tanh(quantiser.shift), quantiser.offset, atol=1e-6)
     assert torch.equal(quantiser(z).codes, torch.zeros(1, 2, 1)), "0 is the code of 0, for even levels too"
     z = numbers(3, 2, 4).requires_grad_()
     quantiser(z).codes.sum().backward()

@@ -168,6 +168,46 @@ def test_probabilities_of_all_codes_sum_to_one_and_samples_have_them(name):
     assert chi2 < cells + 4 * (2 * cells) ** 0.5  # four standard deviations of chi-squared
 
 
+def plain_rates(counts: torch.Tensor, general: torch.Tensor) -> torch.Tensor:
+    """Frequencies with 16 data more that are spread as in general."""
+    return (counts + 16 * general) / (counts.sum() + 16)
+
+
+def test_probabilities_are_the_naive_bayes_of_counts():
+    """Each factor counted anew in plain loops: places by class, left, above, and the coarse code over the place."""
+    generator = torch.Generator().manual_seed(2)
+    codes, classes = torch.randint(3, (60, 6), generator=generator), torch.randint(2, (60,), generator=generator)
+    coarse = torch.randint(2, (60, 2), generator=generator)
+    prior = CodePrior(3, (2, 3), classes=2, coarse=(2, (1, 2)))
+    prior.observe(codes, classes, coarse)
+    tally = lambda values: torch.bincount(values.flatten(), minlength=3).double()  # noqa: E731
+    overall = plain_rates(tally(codes), torch.ones(3).double() / 3)
+    parent = [0, 0, 1, 0, 0, 1]  # of 3 columns the first two are over column floor(2 c / 3) = 0
+    lefts, aboves, parents = [(1, 0), (2, 1), (4, 3), (5, 4)], [(3, 0), (4, 1), (5, 2)], list(enumerate(parent))
+
+    def rates(pairs, given, value):
+        counts = sum(tally(codes[given[:, before] == value][:, at]) for at, before in pairs)
+        return plain_rates(counts, overall)
+
+    row, label = 7, int(classes[7])
+    total = 0.0
+    for at in range(6):
+        p = plain_rates(tally(codes[classes == label][:, at]), plain_rates(tally(codes[:, at]), overall)).log()
+        for pairs, given in ((lefts, codes), (aboves, codes), (parents, coarse)):
+            p = p + sum((rates(pairs, given, given[row, b]) / overall).log() for place, b in pairs if place == at)
+        total += float(p.log_softmax(0)[codes[row, at]])
+    assert float(prior.log_prob(codes, classes, coarse)[row]) == pytest.approx(total, abs=1e-6)
+
+
+def test_a_chain_has_a_table_for_each_place():
+    """The second code repeats the first, the third is its opposite: what a table shared by the places could not say."""
+    first = torch.randint(2, (500, 1), generator=torch.Generator().manual_seed(0))
+    prior = CodePrior(2, (3,))
+    prior.observe(torch.cat([first, first, 1 - first], 1))
+    drawn = prior.sample(300, SampleRng(1))
+    assert (drawn[:, 0] == drawn[:, 1]).float().mean() > 0.95 and (drawn[:, 1] != drawn[:, 2]).float().mean() > 0.95
+
+
 def test_tables_learn_copies_of_the_left_above_and_coarse():
     """Codes that are all alike in a datum: after the first, each is told by its neighbours."""
     same = torch.arange(5).repeat(400)[:, None]

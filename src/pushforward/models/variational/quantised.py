@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import Literal, get_args
+from typing import Literal, cast, get_args
 
 import torch
 from jaxtyping import Float, Int
@@ -116,35 +116,34 @@ class QuantisedAutoencoder(nn.Module):
         error = (self.likelihood.mean(parameters.detach()) - x.float()).square().mean()
         terms = {"mse": error, "quantiser": own.mean() / self.spec.dimensions}
         keep: dict[str, Tensor] = {}
-        for i, (level, name) in enumerate(zip(found, self._suffixes(), strict=True)):
-            terms["perplexity" + name] = perplexity(level.indices, self.quantisers[i].size)  # type: ignore[arg-type]
+        for i, (level, (name, quantiser, _)) in enumerate(zip(found, self._levels(), strict=True)):
+            terms["perplexity" + name] = perplexity(level.indices, quantiser.size)
             kept = level.keep | {"indices": level.indices.flatten(1)}
             keep |= {f"{key}{i}": rows for key, rows in kept.items()}
         if batch.condition is not None and self.classes > 1:
             keep["condition"] = batch.condition
         return Loss(total, terms, keep)
 
-    def _suffixes(self) -> list[str]:
-        return [""] if len(self.quantisers) == 1 else ["_top", "_bottom"]
+    def _levels(self) -> list[tuple[str, Quantiser, CodePrior]]:
+        """Of each level what its figures end with, its quantiser and its tables."""
+        names = [""] if len(self.grids) == 1 else ["_top", "_bottom"]
+        return cast(list[tuple[str, Quantiser, CodePrior]], list(zip(names, self.quantisers, self.priors, strict=True)))
 
     def after_update(self, keep: dict[str, Tensor]) -> None:
         """Moves the codebooks, and the tables of codes, for pictures on the way."""
-        found = []
-        for i, quantiser in enumerate(self.quantisers):
-            quantiser.after_update({key[:-1]: rows for key, rows in keep.items() if key.endswith(str(i))})  # type: ignore[operator]
-            found.append(keep[f"indices{i}"])
-        self._observe(found, keep.get("condition"), FOLLOW)
+        for i, (_, quantiser, _) in enumerate(self._levels()):
+            quantiser.after_update({key[:-1]: rows for key, rows in keep.items() if key.endswith(str(i))})
+        self._observe([keep[f"indices{i}"] for i in range(len(self.grids))], keep.get("condition"), FOLLOW)
 
     def _observe(self, codes: list[Tensor], condition: Tensor | None, decay: float = 1.0) -> None:
-        for i, prior in enumerate(self.priors):
-            prior.observe(codes[i], condition, codes[i - 1] if i else None, decay)  # type: ignore[operator]
+        for i, (_, _, prior) in enumerate(self._levels()):
+            prior.observe(codes[i], condition, codes[i - 1] if i else None, decay)
 
     def count_codes(self, batches: Iterable[Batch], rng: Rng) -> Update:
         """Counts the codes of all training data anew."""
-        seen, counted = 0, 0
-        total = 0.0
-        for prior in self.priors:
-            prior.reset()  # type: ignore[operator]
+        seen = 0
+        for _, _, prior in self._levels():
+            prior.reset()
         first: tuple[list[Tensor], Tensor | None] | None = None
         for batch in batches:
             condition = batch.condition if self.classes > 1 else None
@@ -153,17 +152,15 @@ class QuantisedAutoencoder(nn.Module):
                 asked = None if condition is None else condition[at : at + CHUNK]
                 self._observe(codes, asked)
                 first, seen = first or (codes, asked), seen + len(codes[0])
-        if first is not None:
-            total, counted = float(self.log_prob_of_codes(*first).sum()), len(first[0][0])
-        return Update({"data": float(seen), "nats": -total / max(counted, 1)}, finished=True)
+        assert first is not None  # a training set is never empty
+        return Update({"data": float(seen), "nats": -float(self.log_prob_of_codes(*first).mean())}, finished=True)
 
     def log_prob_of_codes(self, codes: list[Tensor], condition: Tensor | None) -> Float[Tensor, " b"]:
         """log p(codes | class) under the tables, codes (B, P) of each level; in nats per datum."""
-        asked = [condition if prior.classes > 1 else None for prior in self.priors]
-        parts = [
-            prior.log_prob(codes[i], asked[i], codes[i - 1] if i else None)  # type: ignore[operator]
-            for i, prior in enumerate(self.priors)
-        ]
+        parts = []
+        for i, (_, _, prior) in enumerate(self._levels()):
+            asked = condition if prior.classes > 1 else None
+            parts.append(prior.log_prob(codes[i], asked, codes[i - 1] if i else None))
         return torch.stack(parts).sum(0)
 
     def players(self) -> list[Player]:
@@ -193,8 +190,8 @@ class QuantisedAutoencoder(nn.Module):
                 f"codes of type {z.dtype} and shape {tuple(z.shape[1:])} were given; {sum(sizes)} integers were expected."
             )
         parts = z.flatten(1).long().split(sizes, 1)
-        for quantiser, part in zip(self.quantisers, parts, strict=True):
-            if part.numel() and not 0 <= int(part.min()) <= int(part.max()) < quantiser.size:  # type: ignore[operator]
+        for (_, quantiser, _), part in zip(self._levels(), parts, strict=True):
+            if part.numel() and not 0 <= int(part.min()) <= int(part.max()) < quantiser.size:
                 raise UserError(
                     f"codes from {int(part.min())} to {int(part.max())} were given; 0 to {quantiser.size} - 1 exist."
                 )
@@ -205,21 +202,21 @@ class QuantisedAutoencoder(nn.Module):
 
         `condition` is not looked at. Raises UserError for what are no codes of this model.
         """
-        levels = zip(self.quantisers, self.levels_of(z), strict=True)
-        codes = [quantiser.lookup(indices) for quantiser, indices in levels]  # type: ignore[operator]
+        levels = zip(self._levels(), self.levels_of(z), strict=True)
+        codes = [quantiser.lookup(indices) for (_, quantiser, _), indices in levels]
         return self.likelihood.mean(self.output(codes))
 
     def draw_codes(self, n: int, *, condition: Tensor | None = None, generator: Generator = None) -> Int[Tensor, "n *grid"]:
         """Codes drawn from the tables, of the classes (n,) that are asked for, else of classes as frequent as in the data."""
         rng = as_rng(generator, device_of(self))
         condition = checked(condition, n, self.classes)
-        tables = all(prior.classes > 1 for prior in self.priors)
-        if condition is None and tables and self.spec.condition is not None:
+        by_class = all(prior.classes > 1 for _, _, prior in self._levels())
+        if condition is None and by_class and self.spec.condition is not None:
             condition = draw_condition(self.spec.condition, n, rng)
         asked = condition if self.classes > 1 else None
         found: list[Tensor] = []
-        for i, prior in enumerate(self.priors):
-            found.append(prior.sample(n, rng, asked, found[i - 1] if i else None))  # type: ignore[operator]
+        for i, (_, _, prior) in enumerate(self._levels()):
+            found.append(prior.sample(n, rng, asked, found[i - 1] if i else None))
         return found[0].view(n, *self.grids[0]) if len(found) == 1 else torch.cat(found, 1)
 
     def sample(self, n: int, *, condition: Tensor | None = None, generator: Generator = None) -> Float[Tensor, "n *shape"]:
@@ -241,9 +238,9 @@ class QuantisedAutoencoder(nn.Module):
             back = self.likelihood.mean(self.output([level.codes for level in levels]))
             errors.append((back - part.float()).square().flatten(1).mean(1))
         figures: dict[str, float] = {}
-        for i, name in enumerate(self._suffixes()):
-            indices, size = torch.cat([part[i] for part in found]), self.quantisers[i].size
-            figures |= {"perplexity" + name: float(perplexity(indices, size)), "codes" + name: float(size)}  # type: ignore
+        for i, (name, quantiser, _) in enumerate(self._levels()):
+            indices, size = torch.cat([part[i] for part in found]), quantiser.size
+            figures |= {"perplexity" + name: float(perplexity(indices, size)), "codes" + name: float(size)}
             figures["codes_used" + name] = float(len(indices.unique()))
         error = torch.cat(errors)
         figures["mean_squared_error"] = float(error.mean())
@@ -303,7 +300,7 @@ class VQVAE(QuantisedAutoencoder):
         if network == "auto":
             network = "conv" if spatial and max(spec.shape[1:]) >= 4 else "mlp"
         halvings = default_halvings(spec) if halvings is None and network == "conv" else halvings or 0
-        grid = grids(*spec.shape[1:], halvings)[-1] if network == "conv" else (positions,)
+        grid = grids(spec.shape[1], spec.shape[2], halvings)[-1] if network == "conv" else (positions,)
         super().__init__(spec, [made], [grid], likelihood, sigma)
         outputs = self.likelihood.channels
         if network == "conv":
@@ -372,7 +369,7 @@ class VQVAE2(QuantisedAutoencoder):
         if spec.kind not in ("image", "field") or len(spec.shape) != 3:
             raise UserError(f"VQ-VAE-2 has two grids of codes, for images; '{spec.name}' holds {spec.kind}: use vq-vae.")
         halvings = default_halvings(spec) if halvings is None else halvings
-        sizes = grids(*spec.shape[1:], halvings + 1)
+        sizes = grids(spec.shape[1], spec.shape[2], halvings + 1)
         made = [make_quantiser(quantiser, codes, code_dim, levels, beta, decay, restart, normalise) for _ in range(2)]
         super().__init__(spec, made, [sizes[-1], sizes[-2]], likelihood, sigma)
         (top, bottom), (channels, *size) = made, spec.shape
