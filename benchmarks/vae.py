@@ -5,8 +5,8 @@
 
 Both sides train a 784-200-200-50-200-200-784 tanh network with a Bernoulli likelihood on black and white images (levels above
 half are white: pythae has no images drawn anew), with Adam, batches of 100, one thread, no pictures on the way. Theirs is its
-model with its `BaseTrainer` at its constant rate, 1e-3; ours is `pf.train`, whose rate falls as a cosine, from 2e-3: the same on
-average. The bound is the ELBO of the same test images, from the same code for both; the time is that of the processor, in which
+model with its `BaseTrainer` at its constant rate, 1e-3; ours is `pf.train`, whose rate falls as a cosine from 2e-3: as much
+on average. The bound is the ELBO of the same test images, from the same code for both; the time is that of the processor, in which
 a busy machine shows little, from the call to its end, with all that belongs to a run.
 """
 
@@ -96,8 +96,8 @@ def ours(images: Tensor, steps: int) -> tuple[VAE, float]:
     with tempfile.TemporaryDirectory() as directory:
         begun = time.process_time()
         run = pf.train(
-            model, data, steps=steps, batch_size=BATCH, out=directory + "/run", learning_rate=2 * RATE, clip=0, precision="fp32",
-            validate_every=0, picture_every=0, tensorboard=False,
+            model, data, steps=steps, batch_size=BATCH, out=directory + "/run", learning_rate=2 * RATE, clip=0,
+            precision="fp32", validate_every=0, picture_every=0, tensorboard=False,
         )  # fmt: skip
         seconds = time.process_time() - begun
     return run.model, seconds
