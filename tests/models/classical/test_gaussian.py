@@ -247,3 +247,12 @@ def test_errors():
         Gaussian(points(3)).sample(2, condition=torch.tensor([1, 2]))
     with pytest.raises(UserError, match="numbered 0 to 1"):
         Gaussian(points(3, condition=Condition("class", 2))).sample(2, condition=torch.tensor([1, 2]))
+
+
+@pytest.mark.parametrize("components", [1, 20, 60])
+def test_reconstruction_error_is_the_discarded_spectrum(components):
+    x = digits()[0]
+    model = fitted(Gaussian(DataSpec("image", (1, 8, 8)), components=components), x)
+    error = float((model.decode(model.encode(x)) - x).square().flatten(1).sum(1).mean())
+    values = np.linalg.eigvalsh(np.cov(x.flatten(1).numpy().T, bias=True))[::-1]
+    assert error == pytest.approx(values[components:].sum(), rel=1e-6, abs=1e-12)
