@@ -35,6 +35,7 @@ from pushforward.randomness import Rng, mix
 
 SMOOTHING = 1e-5  # Laplace's: no count is zero
 LITTLE = 0.05  # of an even share
+SHARP = 5.0  # logits a unit of z: those of a fresh network, about a half, would be lost in Gumbel noise
 ANNEALED = 0.75  # the part of a run in which the temperature falls
 
 
@@ -208,7 +209,7 @@ class VectorQuantiser(Quantiser):
 class GumbelQuantiser(Quantiser):
     """A draw from a categorical over entries, made soft so that it has a gradient; in eval mode the likeliest entry.
 
-    z are the logits (inputs = size). With g Gumbel noise, the code is sum_k softmax((z + g) / t)_k e_k, where the temperature t
+    5 z are the logits (inputs = size). With g Gumbel noise, the code is sum_k softmax((5 z + g) / t)_k e_k; the temperature t
     falls along half a cosine, in its logarithm, within the first three quarters of the run.
 
     Args:
@@ -234,7 +235,7 @@ class GumbelQuantiser(Quantiser):
         return math.exp(last + (first - last) * (1 + math.cos(math.pi * min(1.0, progress / ANNEALED))) / 2)
 
     def forward(self, z: Float[Tensor, "b k *grid"], rng: Rng | None = None, progress: float = 1.0) -> Quantised:
-        logits = _rows(z)
+        logits = SHARP * _rows(z)
         indices = logits.argmax(-1)
         log_q = logits.log_softmax(-1)
         kl = (log_q.exp() * log_q).sum((1, 2)) + math.log(self.size) * logits.shape[1]
