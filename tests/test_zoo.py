@@ -20,6 +20,11 @@ TEXT = "the quick brown fox jumps over the lazy dog. " * 60
 SMALL = {  # by class: the names that share one are as small
     "FlowMatching": {"width": 32, "depth": 1},
     "VAE": {"width": 32},
+    "HierarchicalVAE": {"width": 16, "levels": 2},
+    "Autoencoder": {"width": 32, "components": 2},
+    "DenoisingAutoencoder": {"width": 32, "components": 2},
+    "GLO": {"width": 32, "capacity": 4096},
+    "SlicedWassersteinAE": {"width": 32},
     "GAN": {"width": 8},
     "GPT": {"width": 32, "depth": 2, "heads": 2},
     "GaussianMixture": {"components": 2},

@@ -37,7 +37,19 @@ if TYPE_CHECKING:
     from pushforward.training.train import train
     from pushforward.zoo import create
 
-__all__ = ["Run", "UserError", "__version__", "check_model", "codes_of", "compare", "create", "evaluate", "load", "load_data", "train"]
+__all__ = [
+    "Run",
+    "UserError",
+    "__version__",
+    "check_model",
+    "codes_of",
+    "compare",
+    "create",
+    "evaluate",
+    "load",
+    "load_data",
+    "train",
+]
 
 
 def __getattr__(name: str) -> Any:

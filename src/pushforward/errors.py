@@ -15,9 +15,12 @@ def nearest(given: str, valid: Iterable[str], n: int = 3) -> str:
 
     >>> nearest("flowmatching", ["vae", "flow-matching", "gan"])
     'did you mean flow-matching?'
+    >>> nearest("flow", ["glo", "flow-matching"])
+    'did you mean flow-matching?'
     >>> nearest("xyz", ["vae", "gan"])
     'valid: gan, vae'
     """
     names = sorted(set(valid))
-    close = difflib.get_close_matches(given, names, n=n, cutoff=0.5)
+    begun = [name for name in names if len(given) > 2 and name.lower().startswith(given.lower())]
+    close = begun[:n] or difflib.get_close_matches(given, names, n=n, cutoff=0.5)
     return f"did you mean {' or '.join(close)}?" if close else f"valid: {', '.join(names)}"

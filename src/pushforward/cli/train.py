@@ -11,10 +11,10 @@ from typing import Any
 
 from pushforward import zoo
 from pushforward.cli.parsing import Parser, peel, plain
-from pushforward.data.loading import load_data
+from pushforward.data.loading import foreseen, load_data
 from pushforward.errors import UserError
 from pushforward.training.lock import refuse_if_running
-from pushforward.training.records import kept_settings, latest, read_record
+from pushforward.training.records import CODES, kept_settings, latest, read_record
 from pushforward.training.settings import TrainingSettings
 
 DESCRIPTION = """Learns a distribution from data: trains the model, samples it, measures it beside the real-against-real floor,
@@ -66,6 +66,8 @@ def run(argv: Sequence[str]) -> int:
     TrainingSettings(**settings)  # mistakes show before torch and the data are loaded
     if settings["out"] and _first():
         refuse_if_running(Path(settings["out"]))
+    if not given["data"].startswith(CODES) and (kind := foreseen(given["data"])) is not None and not given["kind"]:
+        zoo.check_kind(name, kind, given["data"])
     return train_and_report(
         name, given["data"], {key: given[key] for key in sources}, given.get("model") or {}, settings, given["evaluate"]
     )

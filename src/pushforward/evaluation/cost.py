@@ -16,6 +16,8 @@ def cost_measures(model: nn.Module, result: dict[str, Any], samples: int, second
     protocol = "" if learned else "no parameters by gradients: all floating-point numbers that the fit keeps"
     learned = learned or [b for b in model.buffers() if b.is_floating_point()]  # closed form: numbers are fitted into buffers
     parameters = sum(p.numel() for p in learned)
+    if hasattr(model, "free_parameters"):
+        parameters, protocol = model.free_parameters, "numbers that the data determine"  # type: ignore[assignment]
     tensors = [*model.parameters(), *model.buffers()]
     size = sum(t.numel() * t.element_size() for t in tensors) / 1e6
     where = str(next(iter(tensors)).device) if tensors else "cpu"

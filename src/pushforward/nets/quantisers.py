@@ -183,7 +183,9 @@ class VectorQuantiser(Quantiser):
         z, indices = keep["z"].flatten(0, 1), keep["indices"].flatten()
         first = int(self.updates) == 0
         self.updates += 1
-        if first:
+        if first:  # if the batch has fewer vectors than there are entries, the rest is as good as dead
+            self.count.fill_(LITTLE * len(z) / self.size)
+            self.sums.copy_(self.codebook * self.count[:, None])
             self._place(torch.arange(self.size), z)
             return
         used = torch.zeros_like(self.count).index_add_(0, indices, torch.ones_like(z[:, 0]))

@@ -7,7 +7,6 @@ the measured shift and scale of latent diffusion (Rombach et al. 2022, arXiv:211
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -19,14 +18,14 @@ from pushforward.data.batches import ArraySplit, Data, Split
 from pushforward.data.spec import Condition, DataSpec, Vocabulary
 from pushforward.errors import UserError
 from pushforward.models.contract import Encodes, device_of
+from pushforward.progress import along
+from pushforward.training.records import CODES
 
 if TYPE_CHECKING:
     from pushforward.training.runs import Run
 
-CODES = "codes:"  # before a run's directory: the source that is its codes
 MEMORY = 2 * 2**30  # bytes of codes held in memory; of larger sets they are computed as they are asked for
 MEASURED = 2**15  # data whose codes are measured where not all are in memory
-_LONG = 4096  # data, from which on a bar shows how far it is
 
 
 @dataclass
@@ -114,18 +113,11 @@ def _spec(name: str, held: dict[str, Tensor], notes: list[str], of: DataSpec) ->
 
 def _in_memory(run: Run, split: Split) -> ArraySplit:
     """All the codes of a split."""
-    from rich.console import Console
-    from rich.progress import Progress
-
     size, codes, kept = _batch(run), [], []
-    shown = sys.stderr.isatty() and len(split) > _LONG
-    with Progress(console=Console(stderr=True), transient=True, disable=not shown) as progress:
-        task = progress.add_task("encoding", total=len(split))
-        for start in range(0, len(split), size):
-            part, condition = split.fetch(torch.arange(start, min(start + size, len(split))))
-            codes.append(_encoded(run, part, condition))
-            kept.append(condition)
-            progress.update(task, advance=len(part))
+    for start in along(range(0, len(split), size), "encoding"):
+        part, condition = split.fetch(torch.arange(start, min(start + size, len(split))))
+        codes.append(_encoded(run, part, condition))
+        kept.append(condition)
     together = None if kept[0] is None else torch.cat([condition for condition in kept if condition is not None])
     return ArraySplit(torch.cat(codes), together)
 

@@ -140,6 +140,8 @@ def draw_again(run: Any, recipe: dict[str, Any]) -> Any:
             f"this picture was drawn at step {recipe.get('step')} of the training, and the weights of then are not kept; "
             f"`pushforward sample {run.directory}` draws from those that the run ended with."
         )
+    if name == "neighbours":
+        raise UserError(f"this picture shows what was measured; `pushforward evaluate {run.directory}` draws it.")
     if name not in PICTURES:
         raise UserError(
             f"this version of pushforward draws no picture '{name}'; use the one that did ({recipe['pushforward']})."

@@ -237,8 +237,8 @@ class Loop:
     def _last_turns(self) -> None:
         """The players who learn from the trained model. Every process sees all data, so that all arrive at the same."""
         for index, player in enumerate(self.last):
+            self.display.say(f"{player.name} learns from the trained model")
             for number in range(_LAST_TURNS):
-                self.display.say(f"{player.name} learns from the trained model")
                 update = self._update(player, self.step, len(self.players) + index, number)
                 self.log.add({"step": self.step, **{f"{player.name}/{name}": value for name, value in update.terms.items()}})
                 if update.finished:

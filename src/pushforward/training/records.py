@@ -10,6 +10,7 @@ from pushforward.artefacts import read_yaml
 from pushforward.errors import UserError, nearest
 
 FORMAT = 1
+CODES = "codes:"  # before a run's directory: the source that is its codes
 STATE = Path("last") / "state.safetensors"
 WEIGHTS = Path("model.safetensors")
 LENGTHS = ("steps", "epochs", "budget")

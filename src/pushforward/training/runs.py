@@ -31,9 +31,9 @@ from pushforward.models.contract import (
 )
 from pushforward.randomness import SampleRng
 from pushforward.training import checkpoints, engine
-from pushforward.training.codes import CODES, codes_of
+from pushforward.training.codes import codes_of
 from pushforward.training.log import read_history
-from pushforward.training.records import is_yours, read_record
+from pushforward.training.records import CODES, is_yours, read_record
 
 
 class Run:

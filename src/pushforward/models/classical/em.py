@@ -34,6 +34,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from pushforward.distributions.kernels import squared_distances
 from pushforward.randomness import Rng
 
 Covariance = Literal["full", "diagonal", "tied", "spherical"]
@@ -124,11 +125,6 @@ def component_densities(mixture: Mixture, covariance: Covariance) -> Callable[[T
     precision = factor.square().reciprocal().expand(components, q)
     scaled, norm = means * precision, (means.square() * precision).sum(1)
     return lambda x: constant - 0.5 * (x.square() @ precision.T - 2 * x @ scaled.T + norm)
-
-
-def squared_distances(x: Float[Tensor, "n q"], centres: Float[Tensor, "k q"]) -> Float[Tensor, "n k"]:
-    """|x_n - c_k|^2."""
-    return (x.square().sum(1, keepdim=True) - 2 * x @ centres.T + centres.square().sum(1)).clamp(min=0)
 
 
 def densities(mixture: Mixture, covariance: Covariance) -> Callable[[Tensor], Tensor]:
