@@ -21,6 +21,8 @@ SMALL = {  # by class: the names that share one are as small
     "FlowMatching": {"width": 32, "depth": 1},
     "VAE": {"width": 32},
     "HierarchicalVAE": {"width": 16, "levels": 2},
+    "VQVAE": {"width": 16, "codes": 16},
+    "VQVAE2": {"width": 16, "codes": 16},
     "Autoencoder": {"width": 32, "components": 2},
     "DenoisingAutoencoder": {"width": 32, "components": 2},
     "GLO": {"width": 32, "capacity": 4096},
@@ -45,6 +47,8 @@ def data_of(kind, tmp_path):
         return pf.load_data(str(path), context=16)
     if kind == "point":
         return pf.load_data("moons", n=400)
+    if kind == "field":
+        return pf.load_data(generator.normal(size=(200, 3, 8, 6)).astype("float32"), kind="field")
     if kind == "series":
         return pf.load_data(generator.normal(size=(300, 2)), series=8)
     path = tmp_path / "table.csv"

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from pushforward.data.spec import Condition
 from pushforward.errors import UserError
+from pushforward.nets.conv import ConvEncoder
 from pushforward.randomness import Rng
 
 
@@ -26,22 +27,58 @@ def draw_condition(condition: Condition, n: int, rng: Rng) -> Tensor:
 
 
 class ConditionEmbedding(nn.Module):
-    """Embeds a condition as a vector (B, width); None, and rows where `drop` is true, get one learned null vector.
+    """What a network is told beside x: a condition as a vector (B, width), and nothing where the data have none.
 
-    Classes are looked up; attributes (0/1) and vectors go through a linear map.
+    Classes are looked up, attributes (0/1) and vectors go through a linear map, paired images (in [-1, 1]) through
+    convolutions. Without a condition, and in rows where `drop` is true, it is one learned null vector.
+
+    Args:
+        condition: what the data come with; None: nothing, and `width` is 0.
+        width: numbers of the vector; an image is given four times as many.
+        kinds: the conditions that the model takes.
     """
 
-    def __init__(self, condition: Condition, width: int):
+    def __init__(self, condition: Condition | None, width: int, kinds: tuple[str, ...] = ("class", "attributes", "vector")):
         super().__init__()
-        if condition.kind not in ("class", "attributes", "vector"):
-            raise UserError(f"this model takes a class, attributes or a vector as condition, not {condition.kind}.")
-        self.kind, self.width = condition.kind, width
-        self.embed = nn.Embedding(condition.size, width) if condition.kind == "class" else nn.Linear(condition.size, width)
-        self.null = nn.Parameter(torch.zeros(width))
+        self.kind = condition.kind if condition else None
+        self.width = 0
+        if condition is None:
+            return
+        if condition.kind not in kinds:
+            raise UserError(
+                f"this model takes {', '.join(kinds)} as condition, not {condition.kind}; load the data without it."
+            )
+        self.width = 4 * width if condition.kind == "image" else width
+        self.embed: nn.Module
+        if condition.kind == "class":
+            self.embed = nn.Embedding(condition.size, width)
+        elif condition.kind == "image":
+            self.embed = ConvEncoder(condition.shape, self.width)
+        else:
+            self.embed = nn.Linear(condition.size, width)
+        self.null = nn.Parameter(torch.zeros(self.width))
 
-    def forward(self, condition: Tensor | None, rows: int, drop: Tensor | None = None) -> Tensor:
-        """condition (B,) or (B, A) or None -> (rows, width)."""
+    def __bool__(self) -> bool:
+        """Whether there is a condition at all."""
+        return self.kind is not None
+
+    def forward(self, condition: Tensor | None, rows: int, drop: Tensor | None = None) -> Tensor | None:
+        """condition (B,), (B, A), (B, C, H, W) or None -> (rows, width), or None where the data have none.
+
+        Raises UserError for a condition that this model was not built for, or not one for each row.
+        """
+        if not self:
+            if condition is not None:
+                raise UserError("this model was trained on data without a condition; leave condition out.")
+            return None
         if condition is None:
             return self.null.expand(rows, self.width)
+        if len(condition) != rows:
+            raise UserError(f"{len(condition)} conditions were given for {rows} data; give one for each.")
+        condition = condition.to(self.null.device)
         embedded = self.embed(condition if self.kind == "class" else condition.to(self.null.dtype))
         return embedded if drop is None else torch.where(drop[:, None], self.null, embedded)
+
+    def hidden(self, rows: int, rate: float, rng: Rng) -> Tensor | None:
+        """Which rows' conditions are hidden (B,), at this rate: what teaches a model to do without; None: none of them."""
+        return rng.rand(rows) < rate if self and rate > 0 else None

@@ -61,7 +61,7 @@ class ResidualBlock(nn.Module):
         return h + self.body(h)
 
 
-def _geometry(larger: tuple[int, int], smaller: tuple[int, int]) -> dict[str, tuple[int, int] | int]:
+def geometry(larger: tuple[int, int], smaller: tuple[int, int]) -> dict[str, tuple[int, int] | int]:
     """Kernel and stride of a step between two sizes of a pyramid: 4 and 2 on an axis that is halved, else 3 and 1."""
     halved = [big != small for big, small in zip(larger, smaller, strict=True)]
     return {
@@ -99,7 +99,7 @@ class ConvEncoder(nn.Module):
         sizes = pyramid(height, length)
         layers: list[nn.Module] = []
         for out, larger, smaller in zip(widths(width, len(sizes) - 1), sizes, sizes[1:], strict=False):
-            layers += [nn.Conv2d(channels, out, **_geometry(larger, smaller))]  # type: ignore[arg-type]
+            layers += [nn.Conv2d(channels, out, **geometry(larger, smaller))]  # type: ignore[arg-type]
             layers += [ResidualBlock(out) for _ in range(depth)]
             layers += [norm(out), nn.SiLU()]
             channels = out
@@ -135,11 +135,11 @@ class ConvDecoder(nn.Module):
         for i in range(len(sizes) - 1, 0, -1):
             out = inner[i - 2] if i > 1 else channels
             larger, smaller = sizes[i - 1], sizes[i]
-            geometry = _geometry(larger, smaller)
+            shapes = geometry(larger, smaller)
             odd = tuple(n % 2 if n != m else 0 for n, m in zip(larger, smaller, strict=True))  # 23 -> 11 -> 22 + 1
             layers += [ResidualBlock(inner[i - 1]) for _ in range(depth)]
             layers += [norm(inner[i - 1]), nn.SiLU()]
-            layers += [nn.ConvTranspose2d(inner[i - 1], out, output_padding=odd, **geometry)]  # type: ignore[arg-type]
+            layers += [nn.ConvTranspose2d(inner[i - 1], out, output_padding=odd, **shapes)]  # type: ignore[arg-type]
         if len(sizes) == 1:
             layers = [norm(inner[0]), nn.SiLU(), nn.Conv2d(inner[0], channels, 3, padding=1)]
         self.convolutions = nn.Sequential(*layers)

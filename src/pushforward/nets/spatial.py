@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from pushforward.errors import UserError
-from pushforward.nets.conv import ResidualBlock, _geometry, norm
+from pushforward.nets.conv import ResidualBlock, geometry, norm
 
 SMALLEST = 4  # an axis is halved while it has this many pixels
 
@@ -57,7 +57,7 @@ class SpatialEncoder(nn.Module):
         sizes = grids(height, length, halvings)
         layers: list[nn.Module] = []
         for out, larger, smaller in zip(_widths(width, halvings), sizes, sizes[1:], strict=False):
-            layers += [nn.Conv2d(channels, out, **_geometry(larger, smaller)), nn.SiLU()]  # type: ignore[arg-type]
+            layers += [nn.Conv2d(channels, out, **geometry(larger, smaller)), nn.SiLU()]  # type: ignore[arg-type]
             channels = out
         layers += [nn.Conv2d(channels, width, 3, padding=1), *(ResidualBlock(width) for _ in range(depth))]
         self.body = nn.Sequential(*layers, norm(width), nn.SiLU(), nn.Conv2d(width, outputs, 1))
@@ -79,8 +79,8 @@ class SpatialDecoder(nn.Module):
             larger, smaller = sizes[i - 1], sizes[i]
             odd = tuple(n % 2 if n != m else 0 for n, m in zip(larger, smaller, strict=True))  # 29 -> 14 -> 28 + 1
             out = inner[i - 2] if i > 1 else channels
-            geometry = _geometry(larger, smaller)
-            layers += [nn.ConvTranspose2d(inner[i - 1], out, output_padding=odd, **geometry)]  # type: ignore[arg-type]
+            shapes = geometry(larger, smaller)
+            layers += [nn.ConvTranspose2d(inner[i - 1], out, output_padding=odd, **shapes)]  # type: ignore[arg-type]
             layers += [nn.SiLU()] if i > 1 else []
         if not halvings:
             layers += [nn.Conv2d(width, channels, 3, padding=1)]

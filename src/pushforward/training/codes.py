@@ -84,7 +84,7 @@ def codes_of(run: Run, data: Data | None = None, *, posterior: str = "mean") -> 
     if not bool(train.isfinite().all()):
         raise UserError(f"the codes of {run.directory} are not finite; was its training sound?")
     held = {part: split.codes for part, split in splits.items() if isinstance(split, ArraySplit)} or {"train": train}
-    spec = _spec(f"{run.spec.name}-codes", held, notes, data.spec)
+    spec = _spec(f"{run.spec.name}-codes", held, notes, data.spec, getattr(run.model, "code_count", None))
     if fits and spec.vocabulary and spec.kind == "tokens":
         for part, codes in held.items():
             splits[part].codes = fields.token_codes(codes.numpy(), spec.vocabulary.size)
@@ -92,8 +92,8 @@ def codes_of(run: Run, data: Data | None = None, *, posterior: str = "mean") -> 
     return Data(spec, splits["train"], splits["validation"], splits["test"], source, notes)
 
 
-def _spec(name: str, held: dict[str, Tensor], notes: list[str], of: DataSpec) -> DataSpec:
-    """What these codes are."""
+def _spec(name: str, held: dict[str, Tensor], notes: list[str], of: DataSpec, size: int | None) -> DataSpec:
+    """What these codes are. size: of integer codes, how many there can be; None: as many as are seen."""
     train = held["train"]
     condition: Condition | None = of.condition
     captions: Vocabulary | None = of.vocabulary if condition is not None and condition.kind == "text" else None
@@ -103,7 +103,7 @@ def _spec(name: str, held: dict[str, Tensor], notes: list[str], of: DataSpec) ->
         if captions is not None:
             raise UserError("integer codes of data with captions cannot be learned yet; load the data with label='none'.")
         arrays = {part: codes.numpy() for part, codes in held.items()}
-        return fields.token_spec(arrays, name, notes, condition=condition)
+        return fields.token_spec(arrays, name, notes, size, condition=condition)
     if train.dim() == 2:
         return fields.point_spec(train.numpy(), name, notes, condition=condition, vocabulary=captions)
     if train.dim() not in (3, 4):

@@ -217,7 +217,7 @@ def test_your_own_networks():
         ({"network": "dcgan", "shape": (2,), "kind": "point"}, "take network='mlp'"),
         ({"network": "dcgan", "shape": (1, 6, 6)}, "resize to 8x8"),
         ({"shape": (3, 200, 150)}, "resize to 128x128"),
-        ({"condition": Condition("text", 0)}, "class or attributes"),
+        ({"condition": Condition("text", 0)}, "class, attributes"),
     ],
 )
 def test_what_cannot_be_is_refused_with_a_sentence(settings, sentence):

@@ -322,7 +322,7 @@ def test_a_choice_that_there_is_not_is_told(name):
 
 def test_a_condition_where_there_is_none_is_told():
     model = Autoencoder(POINTS, width=8)
-    with pytest.raises(UserError, match="has no condition"):
+    with pytest.raises(UserError, match="without a condition"):
         model.encode(torch.zeros(2, 5), condition=torch.zeros(2, dtype=torch.long))
     with pytest.raises(UserError, match="deviation above 0"):
         DenoisingAutoencoder(POINTS, noise=0.0)

@@ -254,13 +254,13 @@ def test_condition_dropout_replaces_rows_by_the_null_embedding():
             return x
 
     model = FlowMatching(DIGITS, net=Spy(), condition_dropout=0.3)
-    model.condition_embedding.null.data.fill_(7.0)
+    model.embed.null.data.fill_(7.0)
     rows, classes = 5000, torch.arange(5000) % 10
     model.loss(Batch(torch.zeros(rows, 1, 8, 8), classes), UpdateRng(stream(0)))
     dropped = (seen[0] == 7.0).all(1)
     # five standard deviations of a share of 5000
     assert abs(dropped.float().mean() - 0.3) < 5 * math.sqrt(0.21 / rows)
-    assert torch.equal(seen[0][~dropped], model.condition_embedding.embed(classes[~dropped]))
+    assert torch.equal(seen[0][~dropped], model.embed.embed(classes[~dropped]))
 
 
 @pytest.mark.parametrize("solver", ["euler", "heun"])

@@ -339,7 +339,7 @@ def test_mistakes_are_sentences():
             vae(IMAGES, **settings)
     with pytest.raises(UserError, match="for images"):
         VAE(POINTS, network="conv")
-    with pytest.raises(UserError, match="no condition"):
+    with pytest.raises(UserError, match="without a condition"):
         VAE(POINTS).sample(2, condition=torch.zeros(2))
     with pytest.raises(UserError, match="one for each"):
         vae(CLASSES).sample(2, condition=torch.zeros(3, dtype=torch.long))

@@ -131,9 +131,9 @@ class GAN(nn.Module):
         self.objective = objective_of(objective)
         self.r1 = r1
         self.learning_rate, self.critic_learning_rate = learning_rate, critic_learning_rate or learning_rate
-        if spec.condition is not None and spec.condition.kind not in ("class", "attributes"):
-            raise UserError(f"a GAN takes a class or attributes as condition, not {spec.condition.kind}.")
-        embedding = 0 if spec.condition is None else EMBEDDING
+        self.generator_embedding = ConditionEmbedding(spec.condition, EMBEDDING, ("class", "attributes"))
+        self.critic_embedding = ConditionEmbedding(spec.condition, EMBEDDING, ("class", "attributes"))
+        embedding = self.critic_embedding.width
         if network not in ("auto", "mlp", "dcgan"):
             raise UserError(f"there is no network '{network}'; valid: auto, mlp, dcgan")
         if network == "dcgan" and not spec.planar:
@@ -151,14 +151,9 @@ class GAN(nn.Module):
                 DCGANCritic(spec.shape, width, embedding) if network == "dcgan" else MLPCritic(spec.shape, 8 * width, embedding)
             )
         self.generator, self.critic = generator_network, critic_network
-        self.generator_embedding = None if spec.condition is None else ConditionEmbedding(spec.condition, EMBEDDING)
-        self.critic_embedding = None if spec.condition is None else ConditionEmbedding(spec.condition, EMBEDDING)
 
     def players(self) -> list[Player]:
         """The critic's turn, then the generator's."""
-
-        def side(*modules: nn.Module | None) -> list[nn.Module]:
-            return [module for module in modules if module is not None]
 
         def optimizer(learning_rate: float) -> OptimizerSettings:
             return OptimizerSettings(learning_rate, betas=(0.5, 0.999))
@@ -166,14 +161,14 @@ class GAN(nn.Module):
         return [
             Player(
                 "critic",
-                side(self.critic, self.critic_embedding),
+                [self.critic, self.critic_embedding],
                 self.critic_loss,
                 optimizer=optimizer(self.critic_learning_rate),
                 repeat=self.critic_steps,
             ),
             Player(
                 "generator",
-                side(self.generator, self.generator_embedding),
+                [self.generator, self.generator_embedding],
                 self.generator_loss,
                 optimizer=optimizer(self.learning_rate),
             ),
@@ -236,9 +231,9 @@ class GAN(nn.Module):
         return self.critic(x, *_embedded(self.critic_embedding, condition))
 
 
-def _embedded(embedding: ConditionEmbedding | None, condition: Tensor | None) -> tuple[Tensor, ...]:
+def _embedded(embedding: ConditionEmbedding, condition: Tensor | None) -> tuple[Tensor, ...]:
     """Nothing, or the condition's vector, for a network's second argument."""
-    if embedding is None or condition is None:
+    if not embedding or condition is None:
         return ()
     # `drop` keeps the null vector in the graph: replicated training wants a gradient for every parameter.
     return (embedding(condition, len(condition), torch.zeros(len(condition), dtype=torch.bool, device=condition.device)),)

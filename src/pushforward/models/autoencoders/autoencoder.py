@@ -45,7 +45,7 @@ class DensityCodec(Codec):
 
     def players(self) -> list[Player]:
         """Encoder and decoder together, and at the end the density of their codes."""
-        networks: list[nn.Module] = [self.encoder, self.decoder, *([self.embed] if self.embed else [])]
+        networks = [self.encoder, self.decoder, self.embed]
         fit = self.codes.fitting(lambda batch: self.encode(batch.x, condition=self._told(batch.condition)))
         return [
             Player(

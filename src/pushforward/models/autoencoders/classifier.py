@@ -38,7 +38,7 @@ class CodeClassifier(nn.Module):
             raise UserError(f"classes={classes} was given; a classifier tells at least 2 apart.")
         if encoder_rate < 0:
             raise UserError(f"encoder_rate={encoder_rate} was given; it is a share of the learning rate, 0 or more.")
-        if autoencoder.embed is not None:
+        if autoencoder.embed:
             raise UserError(
                 "this encoder is told attributes beside a datum; train the autoencoder on data without (label=none)."
             )

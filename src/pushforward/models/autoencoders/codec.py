@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from pushforward.data.spec import DataSpec
 from pushforward.errors import UserError, nearest
-from pushforward.models.contract import device_of
 from pushforward.nets.conditioning import ConditionEmbedding
 from pushforward.nets.conv import ConvDecoder, ConvEncoder
 from pushforward.nets.mlp import Flat
@@ -33,14 +32,13 @@ def chosen_network(network: Network, spec: DataSpec) -> Network:
     """linear, mlp or conv: what was asked for, or what suits the data."""
     if network not in get_args(Network):
         raise UserError(f"network={network!r} was given; {nearest(str(network), get_args(Network))}")
-    planar = spec.kind in ("image", "field") and len(spec.shape) == 3
-    if network == "conv" and not planar:
+    if network == "conv" and not spec.planar:
         raise UserError(
             f"network='conv' is for images and fields (C, H, W), '{spec.name}' holds {spec.kind}; use network='mlp'."
         )
     if network != "auto":
         return network
-    return "conv" if planar and max(spec.shape[1:]) > 8 else "mlp"
+    return "conv" if spec.planar and max(spec.shape[1:]) > 8 else "mlp"
 
 
 def chosen_latent(latent_dim: int | None, spec: DataSpec, network: Network = "mlp") -> int:
@@ -121,24 +119,19 @@ class Codec(nn.Module):
         self.spec, self.error, self.learning_rate = spec, error, RATES[network]
         self.latent_dim = chosen_latent(latent_dim, spec, network)
         known = spec.condition if tells_class or not spec.classes else None
-        self.embed = ConditionEmbedding(known, 64) if known else None
-        beside = self.embed.width if self.embed else 0
+        self.embed = ConditionEmbedding(known, 64)
+        beside = self.embed.width
         self.encoder = encoder or make_encoder(spec, self.latent_dim, network, width, depth, beside)
         self.decoder = decoder or make_decoder(spec, self.latent_dim, network, width, depth, beside)
 
     def embedding(self, condition: Tensor | None, rows: int, drop: Tensor | None = None) -> Float[Tensor, "b e"] | None:
-        """Attributes as a vector, hidden ones as the learned null vector; None where data have none but a class."""
-        if self.embed is None:
-            if condition is not None and self.spec.condition is None:
-                raise UserError(f"this model was built for '{self.spec.name}', which has no condition; leave condition out.")
-            return None
-        if condition is not None and len(condition) != rows:
-            raise UserError(f"{len(condition)} conditions were given for {rows} data; give one for each.")
-        return self.embed(condition if condition is None else condition.to(device_of(self)), rows, drop)
+        """Attributes as a vector; None where encoder and decoder are told nothing: a class is its codes' density's matter."""
+        told = condition if self.embed or self.spec.condition is None else None
+        return self.embed(told, rows, drop)
 
     def training_embedding(self, condition: Tensor | None, rows: int, rng: Rng) -> Float[Tensor, "b e"] | None:
         """The same in training, where some are hidden."""
-        return self.embedding(condition, rows, rng.rand(rows) < HIDDEN if self.embed else None)
+        return self.embedding(condition, rows, self.embed.hidden(rows, HIDDEN, rng))
 
     def codes_of(self, x: Float[Tensor, "b *shape"], embedding: Float[Tensor, "b e"] | None) -> Float[Tensor, "b d"]:
         return self.encoder(x) if embedding is None else self.encoder(x, embedding)

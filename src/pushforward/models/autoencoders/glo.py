@@ -90,7 +90,7 @@ class GLO(nn.Module):
         if min(pyramid, code_rate) < 0 or min(capacity, inversion_steps) < 1:
             raise UserError("pyramid and code_rate are 0 or more, capacity and inversion_steps at least 1.")
         self.spec, self.latent_dim = spec, chosen_latent(latent_dim, spec, network)
-        self.pyramid = pyramid if spec.kind in ("image", "field") and len(spec.shape) == 3 else 0.0
+        self.pyramid = pyramid if spec.planar else 0.0
         self.code_rate, self.inversion_steps, self.learning_rate = code_rate, inversion_steps, RATES[network]
         self.generator = generator or make_decoder(spec, self.latent_dim, network, width, depth)
         self.codes = CodeDensity(spec, self.latent_dim, codes, components)

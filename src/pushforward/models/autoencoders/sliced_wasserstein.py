@@ -84,7 +84,7 @@ class SlicedWassersteinAE(Codec):
 
     def beside(self, condition: Tensor | None) -> list[Tensor]:
         """The condition as numbers (B, k) to stand beside the codes."""
-        if self.embed is None or condition is None:
+        if not self.embed or condition is None:
             return []
         return [F.one_hot(condition, self.spec.classes).float() if self.spec.classes else condition.float()]
 

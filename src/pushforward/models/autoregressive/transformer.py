@@ -96,7 +96,7 @@ class GPT(nn.Module):
         else:
             self.begin = ConditionEmbedding(spec.condition, width)
             nn.init.normal_(self.begin.null, std=0.02)
-            nn.init.normal_(self.begin.embed.weight, std=0.02)
+            nn.init.normal_(self.begin.embed.weight, std=0.02)  # type: ignore[arg-type]
 
     def token_log_probs(self, x: Int[Tensor, "b l"], *, condition: Tensor | None = None) -> Float[Tensor, "b l"]:
         """log p(x_i | x_<i) in nats for every token of sequences of any length."""

@@ -99,7 +99,7 @@ class FlowMatching(nn.Module):
         large = spec.planar and max(spec.shape[1:]) > 32
         width = width or (256 if network == "mlp" else 64 if large else 32)
         embedding = 4 * width if network == "unet" else width
-        self.condition_embedding = ConditionEmbedding(spec.condition, embedding) if spec.condition else None
+        self.embed = ConditionEmbedding(spec.condition, embedding)
         if net is not None:
             self.net = net
         elif network == "mlp":
@@ -128,10 +128,7 @@ class FlowMatching(nn.Module):
         drop: Tensor | None = None,
     ) -> Float[Tensor, "b *shape"]:
         """v(x, t) for each row's condition; without one, and in rows where `drop` (B,) is true, of all data together."""
-        embedding = None
-        if self.condition_embedding is not None:
-            embedding = self.condition_embedding(condition, len(x), drop)
-        return self.net(x, t, embedding)
+        return self.net(x, t, self.embed(condition, len(x), drop))
 
     def guided(self, condition: Tensor | None, guidance: float = 1.0) -> Velocity:
         """The velocity v_null + guidance (v_c - v_null) as a function of x and t: one evaluation where guidance is 1 or 0,
@@ -154,9 +151,7 @@ class FlowMatching(nn.Module):
         rows = len(batch)
         t = rng.rand(rows) if self.time_sampling == "uniform" else rng.randn(rows).sigmoid()
         noise = rng.randn_like(batch.x)
-        drop = None
-        if self.condition_embedding is not None and self.condition_dropout:
-            drop = rng.rand(rows) < self.condition_dropout
+        drop = self.embed.hidden(rows, self.condition_dropout, rng)
         v = self.velocity(interpolate(PATH, batch.x, noise, t), t, condition=batch.condition, drop=drop)
         return Loss(((v.float() - (noise - batch.x).float()) ** 2).mean())
 

@@ -18,9 +18,8 @@ from pushforward.data.units import units
 from pushforward.distributions.likelihoods import Bernoulli, Gaussian, Sigma, binary, fixed_binary, likelihood
 from pushforward.errors import UserError
 from pushforward.models.contract import Generator, LogProb, Loss, OptimizerSettings, Player, device_of
-from pushforward.models.variational.conditions import condition_vector
 from pushforward.models.variational.elbo import Elbo, ImportanceWeighted, iwae_bound
-from pushforward.nets.conditioning import condition_rates, draw_condition
+from pushforward.nets.conditioning import ConditionEmbedding, condition_rates, draw_condition
 from pushforward.randomness import Rng, SampleRng, as_rng
 
 EVALUATION_SEED = 0x1A3
@@ -58,8 +57,7 @@ class Variational(nn.Module):
         self.binarise, self.objective = binarise, objective
         if binarise and not isinstance(self.likelihood, Bernoulli):
             raise UserError("binarise draws black and white images, which are for likelihood='bernoulli'; set that too.")
-        self.embed = condition_vector(spec.condition, EMBEDDING) if spec.condition else None
-        self.beside = self.embed.width if self.embed else 0
+        self.embed = ConditionEmbedding(spec.condition, EMBEDDING, ("class", "attributes", "vector", "image"))
 
     def weigh(
         self, x: Tensor, noise: Tensor, embedding: Tensor | None, closed: bool = False
@@ -86,23 +84,12 @@ class Variational(nn.Module):
         """Whether `log_prob` is of black and white pixels drawn from the grey ones, not of the data themselves."""
         return isinstance(self.likelihood, Bernoulli) and self.spec.levels != 2
 
-    def embedding(self, condition: Tensor | None, rows: int, drop: Tensor | None = None) -> Float[Tensor, "b e"] | None:
-        """The condition as a vector; a hidden or absent one as the learned null vector; None where the data have none."""
-        if self.embed is None:
-            if condition is not None:
-                raise UserError(f"this model was built for '{self.spec.name}', which has no condition; leave condition out.")
-            return None
-        if condition is not None and len(condition) != rows:
-            raise UserError(f"{len(condition)} conditions were given for {rows} data; give one for each.")
-        return self.embed(condition if condition is None else condition.to(device_of(self)), rows, drop)
-
     # Learns
 
     def loss(self, batch: Batch, rng: Rng) -> Loss:
         """The negative bound of a batch, in nats per datum."""
         rows = len(batch)
-        hide = self.embed is not None and self.condition_dropout > 0
-        embedding = self.embedding(batch.condition, rows, rng.rand(rows) < self.condition_dropout if hide else None)
+        embedding = self.embed(batch.condition, rows, self.embed.hidden(rows, self.condition_dropout, rng))
         x = binary(batch.x, rng.rand_like(batch.x)) if self.binarise else batch.x
         # validation is under the full beta, or its figures would not compare with each other
         warmth = min(1.0, batch.step / self.beta_warmup) if self.beta_warmup and self.training else 1.0
@@ -121,7 +108,7 @@ class Variational(nn.Module):
 
     def decode(self, z: Float[Tensor, "b d"], *, condition: Tensor | None = None) -> Float[Tensor, "b *shape"]:
         """The mean of p(x | z)."""
-        return self.likelihood.mean(self.parameters_of(z, self.embedding(condition, len(z))))
+        return self.likelihood.mean(self.parameters_of(z, self.embed(condition, len(z))))
 
     def sample(
         self,
@@ -141,7 +128,7 @@ class Variational(nn.Module):
         z = temperature * rng.randn(n, self.noise_size)
         if condition is None and self.spec.condition is not None:
             condition = draw_condition(self.spec.condition, n, rng)
-        parameters = self.parameters_of(z, self.embedding(condition, n))
+        parameters = self.parameters_of(z, self.embed(condition, n))
         if sample_likelihood is None:
             sample_likelihood = self.spec.kind != "image"
         return self.likelihood.sample(parameters, rng) if sample_likelihood else self.likelihood.mean(parameters)
@@ -160,11 +147,11 @@ class Variational(nn.Module):
         noise = SampleRng(EVALUATION_SEED, device=device_of(self)).randn(draws, self.noise_size).to(x.dtype)
         chunk = chunk or min(max(1, 2**21 // self.spec.dimensions), 2**14)
         if condition is not None or self.spec.classes is None:
-            return LogProb(iwae_bound(self, x, noise, self.embedding(condition, len(x)), chunk), "bound")
+            return LogProb(iwae_bound(self, x, noise, self.embed(condition, len(x)), chunk), "bound")
         assert self.spec.condition is not None
         parts = []
         for label, rate in enumerate(condition_rates(self.spec.condition).tolist()):
             if rate > 0:
-                embedding = self.embedding(torch.full((len(x),), label, device=x.device), len(x))
+                embedding = self.embed(torch.full((len(x),), label, device=x.device), len(x))
                 parts.append(math.log(rate) + iwae_bound(self, x, noise, embedding, chunk))
         return LogProb(torch.stack(parts).logsumexp(0), "bound")

@@ -189,10 +189,13 @@ class HierarchicalVAE(Variational):
             inputs = spec.shape[0] * self.fold**2
             outputs = self.likelihood.channels * inputs
         scale = 1 / math.sqrt(levels)
-        self.enter = layer(inputs + (0 if image else self.beside), width, self.finest)
-        self.ask = nn.Linear(self.beside, width) if image and self.beside else None
+        self.enter = layer(inputs + (0 if image else self.embed.width), width, self.finest)
+        beside, shared = self.embed.width, posterior == "shared"
+        self.ask = nn.Linear(beside, width) if image and beside else None
         self.up = nn.ModuleList(branch(width, width, width, size, scale) for size in sizes)  # the top first, as the levels
-        self.levels = nn.ModuleList(Level(width, latents, size, self.beside, posterior == "shared", scale) for size in sizes)
+        self.levels = nn.ModuleList(
+            Level(width, latents, size, beside, shared, scale) for size in sizes
+        )
         self.leave = nn.Sequential(nn.SiLU(), layer(width, outputs, self.finest))
         self.shapes = [(latents, *(size or ())) for size in sizes]
         self.places = [math.prod(shape) for shape in self.shapes]
@@ -276,7 +279,7 @@ class HierarchicalVAE(Variational):
 
     def encode(self, x: Float[Tensor, "b *shape"], *, condition: Tensor | None = None) -> Float[Tensor, "b d"]:
         """The posterior's means, each given the means above it, as the prior sees them: (mean_q - mean_p) / sigma_p."""
-        embedding = self.embedding(condition, len(x))
+        embedding = self.embed(condition, len(x))
         h, codes = self.start(len(x)), []
         for level, said in zip(self.ladder, self.features(x, embedding), strict=True):
             h = level.arrive(h, embedding)
@@ -292,6 +295,6 @@ class HierarchicalVAE(Variational):
         x = fixed_binary(x, EVALUATION_SEED) if self.binarise else x
         with torch.no_grad():
             rng = SampleRng(EVALUATION_SEED, device=device_of(self))
-            said = elbo.use_of_units(self, x, rng, self.embedding(condition, len(x)), 4)
+            said = elbo.use_of_units(self, x, rng, self.embed(condition, len(x)), 4)
         figures = {"active_units": float((said > elbo.WEAK).sum()), "units": float(len(said)), "kl": float(said.sum())}
         return figures | {f"kl_level_{i + 1}": float(value) for i, value in enumerate(said)}

@@ -95,6 +95,11 @@ class QuantisedAutoencoder(nn.Module):
             priors.append(CodePrior(quantiser.size, grid, self.classes, coarse))  # type: ignore[arg-type]
         self.priors = nn.ModuleList(priors)
 
+    @property
+    def code_count(self) -> int:
+        """How many values an entry of a code may have: the vocabulary of a model of the codes."""
+        return max(quantiser.size for _, quantiser, _ in self._levels())
+
     def quantise(self, x: Float[Tensor, "b *shape"], rng: Rng | None = None, progress: float = 1.0) -> list[Quantised]:
         """The codes of x, level by level."""
         raise NotImplementedError
@@ -319,6 +324,11 @@ class VQVAE(QuantisedAutoencoder):
             self.encoder = nn.Sequential(nn.Flatten(), into, nn.Unflatten(1, (made.inputs, positions)))
             self.decoder = nn.Sequential(nn.Flatten(), out)
 
+    @property
+    def code_count(self) -> int:
+        """How many values an entry of a code may have: the vocabulary of a model of the codes."""
+        return max(quantiser.size for _, quantiser, _ in self._levels())
+
     def quantise(self, x: Float[Tensor, "b *shape"], rng: Rng | None = None, progress: float = 1.0) -> list[Quantised]:
         return [self.quantisers[0](self.encoder(x), rng, progress)]
 
@@ -382,6 +392,11 @@ class VQVAE2(QuantisedAutoencoder):
         self.decoder = SpatialDecoder(
             width + bottom.outputs, (self.likelihood.channels * channels, *size), halvings, width, depth
         )
+
+    @property
+    def code_count(self) -> int:
+        """How many values an entry of a code may have: the vocabulary of a model of the codes."""
+        return max(quantiser.size for _, quantiser, _ in self._levels())
 
     def quantise(self, x: Float[Tensor, "b *shape"], rng: Rng | None = None, progress: float = 1.0) -> list[Quantised]:
         h = self.encoder(x)

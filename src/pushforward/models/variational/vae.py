@@ -94,7 +94,7 @@ class VAE(Variational):
         super().__init__(spec, likelihood, binarise, sigma, bound, beta_warmup, condition_dropout)
         self.latent_dim = self.noise_size = latent_dim
         self.posterior = posteriors.posterior(posterior, latent_dim)
-        beside = self.beside
+        beside = self.embed.width
         if network == "auto":
             network = "conv" if spec.kind == "image" and max(spec.shape[1:]) > 8 else "mlp"
         said, outputs = self.posterior.outputs, self.likelihood.channels
@@ -158,7 +158,7 @@ class VAE(Variational):
 
     def encode(self, x: Float[Tensor, "b *shape"], *, condition: Tensor | None = None) -> Float[Tensor, "b d"]:
         """The posterior's mean (of an inverse autoregressive flow: where it sends its base's mean)."""
-        return self.posterior.mean(self.infer(x, self.embedding(condition, len(x))))
+        return self.posterior.mean(self.infer(x, self.embed(condition, len(x))))
 
     def diagnose(self, x: Float[Tensor, "b *shape"], *, condition: Tensor | None = None) -> dict[str, float]:
         """How the latent units are used by data x, at least a hundred or so: which have collapsed onto the prior.
@@ -166,7 +166,7 @@ class VAE(Variational):
         active_units of units: those whose posterior mean varies over x by more than 0.01 (Burda et al. 2016). kl: nats that all
         of them say of a datum, kl_per_unit: on average over the units; kl_of_unit_i: of each, the largest 16 first.
         """
-        embedding = self.embedding(condition, len(x))
+        embedding = self.embed(condition, len(x))
         x = fixed_binary(x, EVALUATION_SEED) if self.binarise else x
         with torch.no_grad():
             moves = self.posterior.mean(self.infer(x, embedding)).var(0, correction=0) > MOVES
