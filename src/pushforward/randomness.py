@@ -13,9 +13,8 @@ from __future__ import annotations
 import contextlib
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -43,32 +42,37 @@ class Rng(ABC):
     device: torch.device
 
     @abstractmethod
-    def rand(self, *shape: int) -> Tensor:
-        """Uniform on [0, 1), of the given shape; the first size is the number of rows."""
+    def rand(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Uniform on [0, 1), of the given shape, in 24 bits or (float64) 53; the first size is the number of rows."""
 
     @abstractmethod
-    def randn(self, *shape: int) -> Tensor:
-        """Standard normal, of the given shape; the first size is the number of rows."""
+    def randn(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Standard normal, of the given shape, in float32 or float64; the first size is the number of rows."""
 
     @abstractmethod
     def shared(self, *shape: int) -> Tensor:
         """Uniform on [0, 1), of the given shape, one draw for all rows and all processes: coins, projections."""
 
     def randn_like(self, x: Tensor) -> Tensor:
-        return self.randn(*x.shape).to(x.dtype)
+        return self.randn(*x.shape, dtype=_drawn_in(x.dtype)).to(x.dtype)
 
     def rand_like(self, x: Tensor) -> Tensor:
-        return self.rand(*x.shape).to(x.dtype)
+        return self.rand(*x.shape, dtype=_drawn_in(x.dtype)).to(x.dtype)
 
     def randint(self, high: int, *shape: int) -> Tensor:
         """Integers 0 .. high-1."""
-        return (self.rand(*shape).double() * high).long().clamp_(max=high - 1)
+        return (self.rand(*shape, dtype=torch.float64) * high).long().clamp_(max=high - 1)
 
     def categorical(self, probabilities: Tensor) -> Tensor:
         """One index a row of `probabilities` (rows, K); rows need not be normalised."""
         cumulative = probabilities.double().cumsum(-1)
-        threshold = self.rand(len(probabilities)).double()[:, None] * cumulative[:, -1:]
+        threshold = self.rand(len(probabilities), dtype=torch.float64)[:, None] * cumulative[:, -1:]
         return (cumulative <= threshold).sum(-1).clamp_(max=probabilities.shape[-1] - 1)
+
+
+def _drawn_in(dtype: torch.dtype) -> torch.dtype:
+    """What numbers of this type are drawn in: half precision would round a uniform number up to 1."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
 
 
 class UpdateRng(Rng):
@@ -81,70 +85,141 @@ class UpdateRng(Rng):
         self.generator, self.rank, self.world = generator, rank, world
         self.device = generator.device
 
-    def _draw(self, draw, shape: Sequence[int]) -> Tensor:
-        if self.world == 1:
-            return draw(tuple(shape), generator=self.generator, device=self.device)
+    def _draw(self, draw: Callable[..., Tensor], shape: Sequence[int], dtype: torch.dtype) -> Tensor:
         rows = shape[0]
-        everyone = draw((rows * self.world, *shape[1:]), generator=self.generator, device=self.device)
+        everyone = draw((rows * self.world, *shape[1:]), generator=self.generator, device=self.device, dtype=dtype)
         return everyone[self.rank * rows : (self.rank + 1) * rows]
 
     def shared(self, *shape: int) -> Tensor:
         return torch.rand(shape, generator=self.generator, device=self.device)
 
-    def rand(self, *shape: int) -> Tensor:
-        return self._draw(torch.rand, shape)
+    def rand(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        return self._draw(torch.rand, shape, dtype)
 
-    def randn(self, *shape: int) -> Tensor:
-        return self._draw(torch.randn, shape)
+    def randn(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        return self._draw(torch.randn, shape, dtype)
 
 
-def uniforms(indices: np.ndarray, draws: int, key: int) -> np.ndarray:
-    """Uniform numbers in (0, 1) as a function of (key, index, draw), by SplitMix64: float64 (rows, draws).
+def uniforms(indices: Tensor, draws: int, key: int, dtype: torch.dtype = torch.float64) -> Tensor:
+    """Uniform numbers in (0, 1) as a function of (key, index, draw), (rows, draws), on the device of the indices.
+
+    float64: 53 bits of SplitMix64's words. float32: the odd multiples of 2^-24, two of each word. Neither 0 nor 1 are among
+    them, so that logs and logits are finite.
+
+    >>> uniforms(torch.tensor([5, 6]), 2, key=0).shape
+    torch.Size([2, 2])
+    """
+    if dtype == torch.float64:
+        made = torch.empty(len(indices), draws, dtype=dtype, device=indices.device)
+        for rows, columns, word in _words(indices, draws, key):
+            made[rows, columns] = _top(word)
+        return made
+    pairs = (draws + 1) // 2
+    made = torch.empty(len(indices), 2, pairs, device=indices.device)
+    for rows, columns, word in _words(indices, pairs, key):
+        for half, bits in enumerate(_halves(word)):
+            made[rows, half, columns] = (bits >> 8).bitwise_and_(0xFFFFFF).bitwise_or_(1).float().mul_(2.0**-24)
+    return made.flatten(1)[:, :draws]
+
+
+def normals(indices: Tensor, draws: int, key: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Standard normal numbers as a function of (key, index, draw), (rows, draws), on the device of the indices.
+
+    float32: two of each word by Box and Muller's transform, the radius from 31 bits of it and the angle from 32. So no |z| is
+    beyond sqrt(64 log 2) = 6.66, which 3 in 10^11 would be. float64: the inverse of the CDF at 53 bits, |z| up to 8.3.
+    """
+    if dtype == torch.float64:
+        made = torch.empty(len(indices), draws, dtype=dtype, device=indices.device)
+        for rows, columns, word in _words(indices, draws, key):
+            made[rows, columns] = torch.special.ndtri(_top(word))
+        return made
+    pairs = (draws + 1) // 2
+    made = torch.empty(len(indices), 2, pairs, device=indices.device)
+    for rows, columns, word in _words(indices, pairs, key):
+        low, high = _halves(word)
+        radius = (low & 0x7FFFFFFF).float().add_(0.5).mul_(2.0**-31).log_().mul_(-2).sqrt_()
+        angle = high.float().mul_(math.pi * 2.0**-31)
+        made[rows, 0, columns] = angle.cos().mul_(radius)
+        made[rows, 1, columns] = angle.sin_().mul_(radius)
+    return made.flatten(1)[:, :draws]
+
+
+def _words(indices: Tensor, count: int, key: int) -> Iterator[tuple[slice, slice, Tensor]]:
+    """The 64-bit words (rows, count) of SplitMix64 (Steele et al. 2014), as rows, columns and what stands there: in blocks that
+    fit a processor's cache, or spare an accelerator's memory.
 
     Counters rather than torch's generators: those keep 32 bits of a seed, so that among 100,000 rows two would be the same.
+    Integers are the same on every device; what is made of them by log, cos and sin may differ in the last bit.
     """
-    golden = np.uint64(0x9E3779B97F4A7C15)
-    state = _scramble(np.asarray(indices).astype(np.uint64) * golden + np.uint64(key & _MASK))
-    steps = (np.arange(1, draws + 1, dtype=np.uint64) * golden)[None]
-    return ((_scramble(state[:, None] + steps) >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
+    block = 2**16 * torch.get_num_threads() if indices.device.type == "cpu" else 2**24
+    state = _scramble(indices * _GOLDEN + _signed(key))
+    height, width = max(1, block // max(1, count)), min(count, block)
+    for left in range(0, count, max(1, width)):
+        right = min(count, left + width)
+        steps = torch.arange(left + 1, right + 1, device=indices.device) * _GOLDEN
+        for top in range(0, len(indices), height):
+            rows = slice(top, min(len(indices), top + height))
+            yield rows, slice(left, right), _scramble(state[rows, None] + steps)
 
 
-def _scramble(state: np.ndarray) -> np.ndarray:
-    """SplitMix64's finaliser, vectorised."""
-    state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return state ^ (state >> np.uint64(31))
+def _signed(integer: int) -> int:
+    """The int64 with these 64 bits: its arithmetic is that of unsigned integers modulo 2^64."""
+    return ((integer + (1 << 63)) & _MASK) - (1 << 63)
+
+
+_GOLDEN = _signed(0x9E3779B97F4A7C15)
+
+
+def _scramble(state: Tensor) -> Tensor:
+    """SplitMix64's finaliser, in place."""
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        state.bitwise_xor_(_shifted(state, shift)).mul_(_signed(factor))
+    return state.bitwise_xor_(_shifted(state, 31))
+
+
+def _shifted(word: Tensor, places: int) -> Tensor:
+    """To the right, with zeros from the left: `>>` alone copies the sign."""
+    return (word >> places).bitwise_and_((1 << (64 - places)) - 1)
+
+
+def _top(word: Tensor) -> Tensor:
+    """The upper 53 bits as a number in (0, 1): float64."""
+    return _shifted(word, 11).double().add_(0.5).mul_(2.0**-53)
+
+
+def _halves(word: Tensor) -> tuple[Tensor, Tensor]:
+    """Both halves of words (rows, columns), as int32."""
+    low, high = word.view(torch.int32).unflatten(1, (-1, 2)).unbind(2)
+    return low, high
 
 
 class SampleRng(Rng):
-    """Row i of the k-th draw is a function of (seed, first + i, k): the same whatever else is drawn beside it.
-
-    Drawn on the CPU and moved to `device`, so that a seed means the same samples on every device. With `alike`, all rows
-    are row `first`: noise that is common to all data.
+    """Row i of the k-th draw is a function of (seed, first + i, k): the same whatever else is drawn beside it, and on whatever
+    device. With `alike`, all rows are row `first`: noise that is common to all data.
     """
 
     def __init__(self, seed: int, first: int = 0, device: torch.device | str = "cpu", alike: bool = False):
         self.seed, self.first, self.device, self.alike = seed, first, torch.device(device), alike
         self._draws = 0
 
-    def _rows(self, shape: Sequence[int]) -> Tensor:
-        rows, size = shape[0], math.prod(shape[1:])
-        indices = self.first + np.arange(1 if self.alike else rows)
-        made = torch.from_numpy(uniforms(indices, size, mix(self.seed, self._draws)))
+    def _rows(self, law: Callable[..., Tensor], shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+        rows = shape[0]
+        indices = torch.arange(self.first, self.first + (1 if self.alike else rows), device=self.device)
+        made = law(indices, math.prod(shape[1:]), mix(self.seed, self._draws), dtype)
         self._draws += 1
         return made.expand(rows, -1).reshape(tuple(shape))
 
     def shared(self, *shape: int) -> Tensor:
-        made = torch.from_numpy(uniforms(np.zeros(1), math.prod(shape), mix(self.seed, self._draws, 0x5A)))
+        one = torch.zeros(1, dtype=torch.int64, device=self.device)
+        made = uniforms(one, math.prod(shape), mix(self.seed, self._draws, 0x5A), torch.float32)
         self._draws += 1
-        return made.reshape(shape).clamp(max=1 - 2**-24).to(self.device, torch.float32)
+        return made.reshape(shape)
 
-    def rand(self, *shape: int) -> Tensor:
-        # float32 would round the largest up to 1
-        return self._rows(shape).clamp(max=1 - 2**-24).to(self.device, torch.float32)
+    def rand(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        return self._rows(uniforms, shape, dtype)
 
-    def randn(self, *shape: int) -> Tensor:
-        return torch.special.ndtri(self._rows(shape)).to(self.device, torch.float32)
+    def randn(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        return self._rows(normals, shape, dtype)
 
 
 def as_rng(generator: Rng | torch.Generator | int | None, device: torch.device | str = "cpu") -> Rng:

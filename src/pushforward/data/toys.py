@@ -242,7 +242,7 @@ class ToyStream:
 
     def fetch(self, indices: Tensor) -> tuple[Tensor, None]:
         made = toy(self.name)
-        points = made.make(uniforms(indices.cpu().numpy(), made.draws, self.key))
+        points = made.make(uniforms(indices.long().cpu(), made.draws, self.key).numpy())
         return torch.as_tensor(points, dtype=torch.float32, device=indices.device), None
 
 

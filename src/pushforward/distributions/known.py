@@ -84,7 +84,7 @@ class Mixture:
     def sample(self, n: int, rng: Rng) -> Float[Tensor, "n d"]:
         """n exact draws, float32."""
         k = rng.categorical(self.weights.expand(n, -1))
-        z = rng.randn(n, self.means.shape[1]).double()
+        z = rng.randn(n, self.means.shape[1], dtype=torch.float64)
         return (self.means[k] + torch.einsum("nij,nj->ni", self.factors[k], z)).float()
 
     def noised(self, sigma: float) -> Mixture:
@@ -128,7 +128,7 @@ class Ring(DifferentiableDensity):
         """The angle is uniform; the radius, of density r exp(-(r - R)^2 / (2 s^2)), by inverting a tabulated function."""
         low, high = max(0.0, self.radius - 9 * self.sd), self.radius + 9 * self.sd
         law = Tabulated.of(lambda r: r.log() - (r - self.radius) ** 2 / (2 * self.sd**2), low, high)
-        r, angle = draw(law, n, rng), 2 * math.pi * rng.rand(n).double()
+        r, angle = draw(law, n, rng), 2 * math.pi * rng.rand(n, dtype=torch.float64)
         return torch.stack([r * angle.cos(), r * angle.sin()], 1).float()
 
 

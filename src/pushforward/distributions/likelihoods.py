@@ -14,7 +14,6 @@ from __future__ import annotations
 import math
 from typing import Literal
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -243,11 +242,10 @@ def fixed_binary(x: Float[Tensor, "b *shape"], seed: int) -> Float[Tensor, "b *s
     the same at every call."""
     if not len(x):
         return x
-    levels = (x.detach().double().flatten(1).cpu().numpy() * 2**20).round().astype(np.int64).astype(np.uint64)
-    weights = np.arange(1, levels.shape[1] + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
-    keys = (levels * (weights | np.uint64(1))).sum(1, dtype=np.uint64)  # a multiply-add hash, modulo 2^64
-    uniform = torch.from_numpy(uniforms(keys, levels.shape[1], seed))
-    return binary(x, uniform.reshape(x.shape).to(x.device, torch.float32))
+    levels = (wide(x.detach()).flatten(1) * 2**20).round().long()
+    weights = torch.arange(1, levels.shape[1] + 1, device=x.device) * -0x61C8864680B583EB  # the golden ratio, modulo 2^64
+    keys = (levels * (weights | 1)).sum(1)  # a multiply-add hash, modulo 2^64
+    return binary(x, uniforms(keys, levels.shape[1], seed, torch.float32).reshape(x.shape))
 
 
 def likelihood(name: str, spec: DataSpec, sigma: Sigma | float = "learned") -> Likelihood:

@@ -274,7 +274,7 @@ def k_means(x: Float[Tensor, "n q"], components: int, rng: Rng) -> Float[Tensor,
     nearest = squared_distances(x, x[first][None])[:, 0]
     for _ in range(components - 1):
         reach = nearest.cumsum(0)
-        at = torch.searchsorted(reach, rng.rand(trials).double() * reach[-1]).clamp(max=len(x) - 1)
+        at = torch.searchsorted(reach, rng.rand(trials, dtype=torch.float64) * reach[-1]).clamp(max=len(x) - 1)
         distances = torch.minimum(squared_distances(x, x[at]), nearest[:, None])
         best = int(distances.sum(0).argmin())
         nearest = distances[:, best]

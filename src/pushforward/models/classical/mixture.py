@@ -314,7 +314,7 @@ class GaussianMixture(nn.Module):
         rng = as_rng(generator, device_of(self))
         c = drawn(condition, self.frequencies, n, rng)
         k = rng.categorical(self.weights[c])
-        z = rng.randn(n, self.q).double()
+        z = rng.randn(n, self.q, dtype=torch.float64)
         if self.covariance in ("full", "tied"):
             y = torch.empty_like(z)
             one = c if self.covariance == "tied" else c * self.components + k
@@ -329,7 +329,7 @@ class GaussianMixture(nn.Module):
         else:
             x = self.centre + y @ self.basis
             if noise:
-                spread = rng.randn(n, len(self.centre)).double()
+                spread = rng.randn(n, len(self.centre), dtype=torch.float64)
                 x = x + self.noise_variance.sqrt() * (spread - spread @ self.basis.T @ self.basis)
         return x.view(n, *self.spec.shape).float()
 
