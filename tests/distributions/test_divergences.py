@@ -1,5 +1,6 @@
 """Divergences: agreement with scipy and torch.distributions, the conjugates and bounds of the f-GAN table, zeros."""
 
+import decimal
 import math
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch.distributions import Categorical, MultivariateNormal, Normal, kl_dive
 
 from pushforward.distributions.divergences import (
     F_DIVERGENCES,
+    LOG2,
     alpha_divergence,
     f_divergence,
     hellinger,
@@ -158,6 +160,11 @@ def test_gaussian_w2_takes_singular_covariances_and_the_others_say_so():
     for divergence in (gaussian_kl, gaussian_hellinger, gaussian_fisher):
         with pytest.raises(UserError, match="positive definite"):
             divergence(zero, torch.eye(2), zero, flat)
+        skewed = torch.tensor([[1.0, 0.9], [-0.9, 1.0]])  # of which a Cholesky decomposition would read one half
+        with pytest.raises(UserError, match="not symmetric"):
+            divergence(zero, skewed, zero, torch.eye(2))
+    rounded = torch.tensor([[1.0, 0.3], [0.3 + 1e-7, 1.0]])
+    assert float(gaussian_kl(zero, rounded, zero, rounded)) == pytest.approx(0, abs=1e-6)
 
 
 @pytest.mark.parametrize("row", ROWS, ids=NAMES)
@@ -177,6 +184,96 @@ def test_monte_carlo_is_within_its_error_of_the_truth(row):
     assert abs(value - truth) < 4 * stderr and stderr < 0.02 * max(1, truth)
 
 
+def test_monte_carlo_of_densities_that_are_far_apart():
+    """N(0, 1) against N(60, 1), whose log-ratio is 1800 -+ 60 z; four standard errors, 60 / sqrt(2 * 4000) each."""
+    draws = torch.randn(2, 4000, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    args = (lambda x: -(x[:, 0] ** 2) / 2, lambda x: -((x[:, 0] - 60) ** 2) / 2, draws[0], draws[1] + 60)
+    for name in ("kl", "reverse-kl"):
+        value, stderr = monte_carlo(name, *args)
+        assert abs(value - 1800) < 4 * stderr and 0.1 < stderr < 1.5, name
+    # the limits of those that are bounded, and infinity where the value itself is beyond float64
+    for row in ROWS:
+        alpha = float(row.name[6:]) if row.name.startswith("alpha") else None
+        limit = {
+            "squared-hellinger": 2.0,
+            "jensen-shannon": LOG2,
+            "gan": 0.0,
+            "total-variation": 1.0,
+            "alpha=0.3": 1 / 0.3 + 1 / 0.7,
+            "alpha=0.5": 4.0,
+        }.get(row.name)
+        value, stderr = monte_carlo(row, *args)
+        if limit is not None:
+            assert value == pytest.approx(limit, abs=1e-12) and stderr < 1e-12, row.name
+        elif row.name in ("pearson", "neyman") or (alpha is not None and abs(alpha - 0.5) > 1.0):
+            assert value == math.inf and stderr == math.inf, row.name
+
+
+@pytest.mark.parametrize("gap", [-300.0, -150.0, -99.0, 99.0, 150.0, 300.0])
+@pytest.mark.parametrize("row", ROWS, ids=NAMES)
+def test_monte_carlo_weighs_every_ratio_by_the_definition(row, gap):
+    """2 f(u) / (1 + u) at one ratio, against f in 60 digits where it is finite."""
+    with decimal.localcontext(decimal.Context(prec=400)):
+        u = decimal.Decimal(gap).exp()
+        one = decimal.Decimal(1)
+        exact = {
+            "kl": lambda: u * u.ln(),
+            "reverse-kl": lambda: -u.ln(),
+            "pearson": lambda: (u - 1) ** 2,
+            "neyman": lambda: (1 - u) ** 2 / u,
+            "squared-hellinger": lambda: (u.sqrt() - 1) ** 2,
+            "jensen-shannon": lambda: (u * u.ln() - (u + 1) * ((u + 1) / 2).ln()) / 2,
+            "gan": lambda: u * u.ln() - (u + 1) * (u + 1).ln(),
+            "total-variation": lambda: abs(u - 1) / 2,
+        }
+        if row.name in exact:
+            f = exact[row.name]()
+        else:
+            a = decimal.Decimal(row.name[6:])
+            f = (u**a - one - a * (u - 1)) / (a * (a - 1))
+        expected = float(2 * f / (1 + u))
+    draws = torch.zeros(2, 1, dtype=torch.float64)
+    value, _ = monte_carlo(row, lambda x: gap + x[:, 0], lambda x: x[:, 0], draws, draws)
+    assert value == pytest.approx(expected, rel=1e-9, abs=1e-30)
+
+
+@pytest.mark.parametrize("row", ROWS, ids=NAMES)
+def test_composed_is_the_conjugate_of_the_activation_and_stays_finite(row):
+    """Equal where both are well defined, by value and gradient, and finite at the outputs of a confident critic."""
+    v = torch.linspace(-6, 6, 121, dtype=torch.float64, requires_grad=True)
+    both = row.composed(v), row.conjugate(row.activation(v))
+    torch.testing.assert_close(*both, rtol=1e-7, atol=1e-9)
+    torch.testing.assert_close(*(torch.autograd.grad(value.sum(), v)[0] for value in both), rtol=1e-6, atol=1e-9)
+    far = torch.tensor([-40.0, -20.0, 20.0, 40.0], requires_grad=True)
+    value = row.composed(far)
+    (gradient,) = torch.autograd.grad(value.sum(), far)
+    assert value.isfinite().all() and gradient.isfinite().all() and (gradient >= 0).all()  # f* and the activation rise
+    assert (value.detach().diff() >= 0).all()
+
+
+def test_composed_in_numbers():
+    v = torch.tensor([-40.0, 40.0], dtype=torch.float64)
+    for name, expected in {
+        "kl": [math.exp(-41), math.exp(39)],
+        "reverse-kl": [-41, 39],
+        "pearson": [-1, 440],
+        "neyman": [2 - 2 * math.exp(20), 2 - 2 * math.exp(-20)],
+        "squared-hellinger": [math.expm1(-40), math.expm1(40)],
+        "jensen-shannon": [-LOG2 / 2, 20 - LOG2 / 2],
+        "gan": [math.exp(-40), 40],
+        "total-variation": [-0.5, 0.5],
+    }.items():
+        assert F_DIVERGENCES[name].composed(v).tolist() == pytest.approx(expected, rel=1e-12), name
+
+
+def test_pearsons_conjugate_is_minus_one_below_minus_two():
+    """sup over u >= 0 of u t - (u - 1)^2 is at u = 0; half of Pearson's is the alpha-divergence at 2."""
+    t = torch.linspace(-7, 4, 23, dtype=torch.float64, requires_grad=True)
+    found = F_DIVERGENCES["pearson"].conjugate(t)
+    torch.testing.assert_close(found, 2 * alpha_divergence(2.0).conjugate(t / 2))
+    assert (found[t < -2] == -1).all() and (torch.autograd.grad(found.sum(), t)[0][t < -2] == 0).all()
+
+
 def test_monte_carlo_where_one_density_is_zero():
     def log_p(x):  # U(0, 1)
         return torch.where((x >= 0) & (x < 1), 0.0, -math.inf)[:, 0]
@@ -188,7 +285,7 @@ def test_monte_carlo_where_one_density_is_zero():
     assert abs(value - 0.25 * math.log(2)) < 4 * stderr
     value, stderr = monte_carlo("total-variation", *args)
     assert abs(value - 0.25) < 4 * stderr
-    assert monte_carlo("kl", *args)[0] == math.inf
+    assert monte_carlo("kl", *args) == (math.inf, math.inf)
 
 
 def test_what_is_no_distribution_is_said():

@@ -14,6 +14,7 @@ from pushforward.distributions.kernels import (
     polynomial,
     rational_quadratic,
     rbf,
+    squared_distances,
 )
 from pushforward.errors import UserError
 
@@ -95,3 +96,11 @@ def test_bandwidth_and_mistakes():
         rbf()
     with pytest.raises(UserError, match="above 0"):
         rational_quadratic(-1.0)
+
+
+def test_squared_distances_of_distant_clusters_in_float32():
+    """Half a unit within clusters that are 10,000 apart: the terms of the expansion are of 1e8, of which float32 keeps 8."""
+    x = torch.tensor([[0.0, 0.0], [1e4, 0.0], [1e4, 0.5]])
+    found = squared_distances(x, x)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found.double(), torch.cdist(x.double(), x.double()) ** 2, rtol=1e-6, atol=1e-6)

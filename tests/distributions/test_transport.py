@@ -168,3 +168,36 @@ def test_mistakes_are_said():
         critic_w1(torch.zeros(3, 2), torch.zeros(9, 2))
     with pytest.raises(UserError, match="one each"):
         line_cost(torch.zeros(3), torch.zeros(3), 1, torch.ones(1), torch.ones(1))
+
+
+@pytest.mark.parametrize("order", [1.0, 2.0, 3.0])
+def test_gradients_at_distance_zero_are_zero(order):
+    """A distance has a minimum there, and a kink; 0 is one of its subgradients."""
+    for distance in (
+        lambda x, y: sliced_wasserstein(x, y, SampleRng(0), order=order),
+        lambda x, y: max_sliced_wasserstein(x, y, SampleRng(0), order=order, steps=3),
+        lambda x, y: wasserstein_1d(x[:, 0], y[:, 0], order),
+    ):
+        x = normal(20, 3).requires_grad_()
+        value = distance(x, x.detach().clone())
+        (gradient,) = torch.autograd.grad(value, x)
+        assert float(value.detach()) == 0 and bool((gradient == 0).all())
+
+
+def test_what_is_trained_inside_is_so_without_gradients_outside():
+    x, y = normal(50, 3), normal(50, 3, seed=1) + 1
+    expected = float(max_sliced_wasserstein(x, y, SampleRng(0))), critic_w1(x, y, steps=3)[0]
+    with torch.no_grad():
+        assert (float(max_sliced_wasserstein(x, y, SampleRng(0))), critic_w1(x, y, steps=3)[0]) == expected
+
+
+def test_orders_below_one_and_unfinished_sinkhorn_are_refused():
+    x, y = normal(7), normal(11, seed=1) + 0.5
+    for order in (0.5, 0.0, math.nan):
+        with pytest.raises(UserError, match="1 or more"):
+            line_cost(x, y, order)
+    cost = (x[:, None] - y) ** 2
+    with pytest.raises(UserError, match="raise iterations or epsilon"):
+        sinkhorn(cost, epsilon=1e-4, iterations=5)
+    plan, value = sinkhorn(cost, epsilon=0.05)
+    assert float((plan.sum(1) - 1 / 7).abs().sum()) < 1e-3 and float(value) >= float(transport_plan(cost)[1]) - 1e-9

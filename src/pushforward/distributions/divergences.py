@@ -30,6 +30,7 @@ from pushforward.errors import UserError, nearest
 
 Function = Callable[[Tensor], Tensor]
 LOG2 = math.log(2)
+FAR = 100  # of log p/q: beyond, e^-FAR/2 is nothing beside 1, and no f of e^FAR overflows yet
 
 
 @dataclass(frozen=True)
@@ -37,8 +38,13 @@ class FDivergence:
     """One row of the table.
 
     f: on [0, inf). conjugate: f*(t), finite on the open interval `domain`. derivative: f'(u), the optimal T at u = p/q.
-    activation: maps any output v of a critic into `domain`, rising (the larger, the more like p). slope: f'(infinity), what a
-    unit of mass of p costs where q has none.
+    activation: maps any output v of a critic into `domain`, rising (the larger, the more like p). composed: f*(activation(v))
+    in closed form, for objectives of a critic's outputs: `conjugate` after `activation` overflows, or divides 0 by 0 in its
+    gradient, where the activation rounds to the edge of the domain, at outputs that trained critics have. slope: f'(infinity),
+    what a unit of mass of p costs where q has none.
+
+    above, below: f(u)/u and f(u) as functions of g = log u, for g > FAR and g < -FAR, where they are not yet their limits
+    slope and f(0), which None stands for.
     """
 
     name: str
@@ -47,7 +53,10 @@ class FDivergence:
     derivative: Function
     domain: tuple[float, float]
     activation: Function
+    composed: Function
     slope: float
+    above: Function | None = None
+    below: Function | None = None
 
 
 def _below_zero(v: Tensor) -> Tensor:
@@ -58,12 +67,25 @@ def _below_one(v: Tensor) -> Tensor:
     return 1 - torch.exp(-v)
 
 
+def _pearson_conjugate(t: Tensor) -> Tensor:
+    t = t.clamp(min=-2)  # below, u t - (u - 1)^2 is largest at u = 0
+    return t**2 / 4 + t
+
+
 _ALL = (-math.inf, math.inf)
 F_DIVERGENCES: dict[str, FDivergence] = {
     row.name: row
     for row in (
         FDivergence(
-            "kl", lambda u: torch.xlogy(u, u), lambda t: torch.exp(t - 1), lambda u: 1 + u.log(), _ALL, lambda v: v, math.inf
+            "kl",
+            lambda u: torch.xlogy(u, u),
+            lambda t: torch.exp(t - 1),
+            lambda u: 1 + u.log(),
+            _ALL,
+            lambda v: v,
+            lambda v: torch.exp(v - 1),
+            math.inf,
+            above=lambda g: g,
         ),
         FDivergence(
             "reverse-kl",
@@ -72,16 +94,20 @@ F_DIVERGENCES: dict[str, FDivergence] = {
             lambda u: -1 / u,
             (-math.inf, 0.0),
             _below_zero,
+            lambda v: v - 1,
             0.0,
+            below=lambda g: -g,
         ),
         FDivergence(
             "pearson",
             lambda u: (u - 1) ** 2,
-            lambda t: t**2 / 4 + t,
+            _pearson_conjugate,
             lambda u: 2 * (u - 1),
             _ALL,
             lambda v: v,
+            _pearson_conjugate,
             math.inf,
+            above=torch.exp,
         ),
         FDivergence(
             "neyman",
@@ -90,7 +116,9 @@ F_DIVERGENCES: dict[str, FDivergence] = {
             lambda u: 1 - u**-2,
             (-math.inf, 1.0),
             _below_one,
+            lambda v: 2 - 2 * torch.exp(-v / 2),
             1.0,
+            below=lambda g: torch.exp(-g),
         ),
         FDivergence(
             "squared-hellinger",
@@ -99,6 +127,7 @@ F_DIVERGENCES: dict[str, FDivergence] = {
             lambda u: 1 - u**-0.5,
             (-math.inf, 1.0),
             _below_one,
+            torch.expm1,
             1.0,
         ),
         FDivergence(
@@ -108,6 +137,7 @@ F_DIVERGENCES: dict[str, FDivergence] = {
             lambda u: torch.log(2 * u / (1 + u)) / 2,
             (-math.inf, LOG2 / 2),
             lambda v: (LOG2 - F.softplus(-v)) / 2,
+            lambda v: (F.softplus(v) - LOG2) / 2,
             LOG2 / 2,
         ),
         # f(1) = -log 4: 2 JS - log 4, what the first GAN's critic climbs, with T = log D and f*(T) = -log(1 - D).
@@ -118,6 +148,7 @@ F_DIVERGENCES: dict[str, FDivergence] = {
             lambda u: torch.log(u / (u + 1)),
             (-math.inf, 0.0),
             lambda v: -F.softplus(-v),
+            F.softplus,
             0.0,
         ),
         FDivergence(
@@ -126,6 +157,7 @@ F_DIVERGENCES: dict[str, FDivergence] = {
             lambda t: t,
             lambda u: torch.sign(u - 1) / 2,
             (-0.5, 0.5),
+            lambda v: torch.tanh(v) / 2,
             lambda v: torch.tanh(v) / 2,
             0.5,
         ),
@@ -144,14 +176,21 @@ def alpha_divergence(alpha: float) -> FDivergence:
         raise UserError(f"the alpha-divergence at {alpha} is a limit; ask for '{name}', which it is.")
     a, scale = alpha, alpha * (alpha - 1)
     edge = 1 / (1 - a)  # where 1 + (a - 1) t is 0: the upper end of the domain for a < 1; f* is constant below it for a > 1
+
+    def conjugate(t: Tensor) -> Tensor:
+        return ((1 + (a - 1) * t).clamp(min=0) ** (a / (a - 1)) - 1) / a
+
     return FDivergence(
         f"alpha={alpha:g}",
         lambda u: (u**a - 1 - a * (u - 1)) / scale,
-        lambda t: ((1 + (a - 1) * t).clamp(min=0) ** (a / (a - 1)) - 1) / a,
+        conjugate,
         lambda u: (u ** (a - 1) - 1) / (a - 1),
         _ALL if a > 1 else (-math.inf, edge),
         (lambda v: v) if a > 1 else lambda v: edge - F.softplus(-v),
+        conjugate if a > 1 else lambda v: (((1 - a) * F.softplus(-v)) ** (a / (a - 1)) - 1) / a,
         math.inf if a > 1 else edge,
+        above=lambda g: (torch.exp((a - 1) * g) - a) / scale,
+        below=lambda g: (torch.exp(a * g) - 1 + a) / scale,
     )
 
 
@@ -262,6 +301,7 @@ def monte_carlo(
 
     log_p, log_q: (B, *shape) -> nats (B,). The draws are a stratified sample of the mixture (p + q) / 2, under which both
     densities have ratios of at most 2: E_q[f(p/q)] itself has infinite variance wherever q's tails are the lighter ones.
+    Where the estimate is infinite (a density is 0 where the other is not, or exp overflows), its standard error is too.
     """
     row = find_divergence(divergence)
     means, variances = [], []
@@ -271,10 +311,12 @@ def monte_carlo(
         gap = log_p(draws).double() - log_q(draws).double()
         if bool(gap.isnan().any()):
             raise UserError("a log-density is NaN, or both are minus infinity at a draw of one of them; check them there.")
-        weighed = 2 * torch.sigmoid(-gap) * row.f(gap.clamp(-700, 700).exp())
-        # beyond, exp would overflow: there q f(p/q) / m is 2 f(infinity) / u, or 2 f(0)
-        weighed = torch.where(gap > 700, 2 * row.slope * torch.ones_like(gap), weighed)
-        weighed = torch.where(gap == -math.inf, 2 * row.f(torch.zeros_like(gap)), weighed)
+        weighed = 2 * torch.sigmoid(-gap) * row.f(gap.clamp(-FAR, FAR).exp())
+        # q f(u) / m with m = (p + q) / 2 is 2 f(u) / (1 + u): beyond FAR, 2 f(u) / u or 2 f(u)
+        above = row.above(gap) if row.above else gap.new_tensor(row.slope)
+        below = row.below(gap) if row.below else row.f(torch.zeros_like(gap))
+        weighed = torch.where(gap > FAR, 2 * above, torch.where(gap < -FAR, 2 * below, weighed))
         means.append(float(weighed.mean()))
         variances.append(float(weighed.var()) / len(draws))
-    return sum(means) / 2, math.sqrt(sum(variances)) / 2
+    stderr = math.sqrt(sum(variances)) / 2 if math.isfinite(sum(means)) else math.inf  # inf - inf is NaN
+    return sum(means) / 2, stderr

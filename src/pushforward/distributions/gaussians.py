@@ -14,11 +14,15 @@ from pushforward.errors import UserError
 
 
 def cholesky(covariance: Float[Tensor, "*k d d"], name: str = "the covariance") -> Float[Tensor, "*k d d"]:
-    """L with L L^T = covariance, in float64. Raises UserError where it is not positive definite."""
-    factor, failed = torch.linalg.cholesky_ex(covariance.double())
+    """L with L L^T = covariance, in float64. Raises UserError where it is not symmetric and positive definite."""
+    covariance = covariance.double()
+    skew, size = (covariance - covariance.mT).abs().amax((-2, -1)), covariance.abs().amax((-2, -1))
+    if bool((skew > 1e-5 * size).any()):  # one half alone would be read; float32 rounds to 1e-7
+        raise UserError(f"{name} is not symmetric (by up to {float(skew.max()):.3g}); give (S + S.T) / 2 if it should be.")
+    factor, failed = torch.linalg.cholesky_ex(covariance)
     if bool(failed.any()):
         raise UserError(
-            f"{name} is not positive definite (a direction has no variance, or it is not symmetric); "
+            f"{name} is not positive definite (a direction has no variance); "
             "add a small multiple of the identity, or leave that direction out."
         )
     return factor

@@ -22,10 +22,13 @@ Kernel = Callable[[Tensor, Tensor], Tensor]
 
 
 def squared_distances(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"]) -> Float[Tensor, "n m"]:
-    """|x_i - y_j|^2, about the joint mean: the expansion |x|^2 + |y|^2 - 2 x.y loses digits far from the origin."""
-    centre = y.mean(0).detach()
-    x, y = x - centre, y - centre
-    return (x.square().sum(1)[:, None] + y.square().sum(1) - 2 * x @ y.T).clamp(min=0)
+    """|x_i - y_j|^2 as |x|^2 + |y|^2 - 2 x.y, in the type of x.
+
+    The expansion loses digits far from the origin, so it is about the mean of y, and in float64: that of points which are
+    close to each other and far from that mean would come out as noise in float32."""
+    dtype, centre = x.dtype, y.double().mean(0).detach()
+    x, y = x.double() - centre, y.double() - centre
+    return (x.square().sum(1)[:, None] + y.square().sum(1) - 2 * x @ y.T).clamp(min=0).to(dtype)
 
 
 def rbf(*bandwidths: float) -> Kernel:

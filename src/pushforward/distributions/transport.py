@@ -37,11 +37,14 @@ def line_cost(
 ) -> Float[Tensor, "*k"]:
     """W_order^order of the columns of x and y (points on lines, any numbers of them, with weights p and q), exactly.
 
-    Differentiable in x and y. Its root `** (1 / order)` is the distance.
+    Differentiable in x and y. Its root `** (1 / order)` is the distance. Raises UserError for an order below 1, at which
+    sorting both sides is not the cheapest coupling.
 
     >>> line_cost(torch.tensor([0.0, 1.0]), torch.tensor([3.0, 2.0]), order=2)
     tensor(4., dtype=torch.float64)
     """
+    if not order >= 1:
+        raise UserError(f"order={order} was given; a transport distance's is 1 or more.")
     x, y = x.double(), y.double()
     if p is None and q is None and len(x) == len(y):
         return (_sorted(x) - _sorted(y)).abs().pow(order).mean(0)
@@ -84,6 +87,11 @@ def _quantiles(x: Tensor, weights: Tensor | None, name: str) -> tuple[Tensor, Te
     return values, levels.contiguous()
 
 
+def _root(cost: Tensor, order: float) -> Tensor:
+    """cost^(1/order), with gradient 0 at 0, where the root's own is infinite and the chain rule's NaN."""
+    return torch.where(cost > 0, torch.where(cost > 0, cost, 1.0) ** (1 / order), 0.0)
+
+
 def wasserstein_1d(
     x: Float[Tensor, " n"],
     y: Float[Tensor, " m"],
@@ -92,7 +100,7 @@ def wasserstein_1d(
     q: Float[Tensor, " _"] | None = None,
 ) -> Float[Tensor, ""]:
     """The distance W_order of points on a line, exactly, in the units of x."""
-    return line_cost(x, y, order, p, q) ** (1 / order)
+    return _root(line_cost(x, y, order, p, q), order)
 
 
 def histogram_w1(
@@ -139,7 +147,9 @@ def sinkhorn(
     iterations: int = 10_000,
 ) -> tuple[Float[Tensor, "n m"], Float[Tensor, ""]]:
     """The plan that minimises <plan, cost> + epsilon sum plan (log plan - 1), and its <plan, cost>: above the exact cost, and
-    falling to it with epsilon. In logarithms, by POT."""
+    falling to it with epsilon. In logarithms, by POT.
+
+    Raises UserError where the plan's marginals are still off by more than 1e-3 of the mass after `iterations`."""
     import ot
 
     if epsilon <= 0:
@@ -147,7 +157,14 @@ def sinkhorn(
     p, q = _masses(cost, p, q)
     c = _on_cpu(cost)
     plan = ot.sinkhorn(p.numpy(), q.numpy(), c.numpy(), epsilon, method="sinkhorn_log", numItermax=iterations, warn=False)
-    return torch.from_numpy(plan).to(cost.device), (torch.from_numpy(plan) * c).sum().to(cost.device)
+    made = torch.from_numpy(plan)
+    missing = float(max((made.sum(1) - p).abs().sum(), (made.sum(0) - q).abs().sum()))
+    if not missing <= 1e-3:
+        raise UserError(
+            f"Sinkhorn's plan moves {missing:.2g} of the mass amiss after {iterations} iterations with epsilon={epsilon:g}; "
+            "raise iterations or epsilon, or take transport_plan."
+        )
+    return made.to(cost.device), (made * c).sum().to(cost.device)
 
 
 def _on_cpu(cost: Tensor) -> Tensor:
@@ -179,7 +196,7 @@ def sliced_wasserstein(
     """(mean over random directions of W_order^order of the shadows)^(1/order): two Gaussians shifted by v are at |v| / sqrt(d)
     for order 2. Differentiable."""
     theta = unit_directions(x.shape[1], projections, rng).to(x.dtype)
-    return line_cost(x @ theta, y @ theta, order).mean() ** (1 / order)
+    return _root(line_cost(x @ theta, y @ theta, order).mean(), order)
 
 
 def max_sliced_wasserstein(
@@ -187,20 +204,20 @@ def max_sliced_wasserstein(
 ) -> Float[Tensor, ""]:
     """The distance of the shadows along the direction where it is largest, found by ascent from random directions and the
     direction of the means' difference; a lower bound of the maximum."""
-    shift = (x.mean(0) - y.mean(0)).detach()
+    x_, y_ = x.detach(), y.detach()
+    shift = x_.mean(0) - y_.mean(0)
     theta = torch.cat(
         [unit_directions(x.shape[1], starts, rng).to(x.dtype), (shift / shift.norm().clamp(min=1e-12))[:, None]], 1
     )
-    x_, y_ = x.detach(), y.detach()
     theta = theta.requires_grad_()
     ascent = torch.optim.Adam([theta], lr=0.05)
-    for _ in range(steps):
-        unit = theta / theta.norm(dim=0).clamp(min=1e-12)
-        (gradient,) = torch.autograd.grad(-line_cost(x_ @ unit, y_ @ unit, order).sum(), theta)
-        theta.grad = gradient
-        ascent.step()
+    with torch.enable_grad():  # for the ascent, whatever the caller does
+        for _ in range(steps):
+            unit = theta / theta.norm(dim=0).clamp(min=1e-12)
+            (theta.grad,) = torch.autograd.grad(-line_cost(x_ @ unit, y_ @ unit, order).sum(), theta)
+            ascent.step()
     unit = (theta / theta.norm(dim=0).clamp(min=1e-12)).detach()
-    return line_cost(x @ unit, y @ unit, order).max() ** (1 / order)
+    return _root(line_cost(x @ unit, y @ unit, order).max(), order)
 
 
 def kantorovich_rubinstein(
@@ -246,6 +263,7 @@ def lipschitz_critic(dimensions: int, hidden: Sequence[int] = (64, 64, 64), seed
         return nn.Sequential(*layers, orthogonal(nn.Linear(dimensions, 1), orthogonal_map="cayley"))
 
 
+@torch.enable_grad()
 def critic_w1(
     x: Float[Tensor, "n d"],
     y: Float[Tensor, "m d"],
@@ -266,7 +284,7 @@ def critic_w1(
         raise UserError(f"{len(x)} and {len(y)} points were given; a critic needs at least four on each side.")
     centre = torch.cat([x, y]).mean(0)
     scale = (torch.cat([x, y]) - centre).square().mean().sqrt().clamp(min=1e-12)  # W_1 scales with the data
-    x, y = ((z.detach().float() - centre) / scale for z in (x, y))
+    x, y = (((z - centre) / scale).detach().float() for z in (x, y))
     critic = lipschitz_critic(x.shape[1], hidden, mix(seed, 0xC717)).to(x.device)
     generator = torch.Generator(x.device).manual_seed(mix(seed, 0xBA7C))
     sides = [z[torch.randperm(len(z), generator=generator, device=z.device)] for z in (x, y)]

@@ -2,7 +2,8 @@
 
 Up to D rows are kept as they are, and give their directions by a thin SVD (n < d: 400 faces of 12,288 numbers need no
 12,288 x 12,288 matrix). From then on only the second moments are, whose eigenvectors are the directions. Where few of very
-many directions are wanted, block power iteration with Rayleigh-Ritz replaces either (Halko, Martinsson and Tropp 2011).
+many directions are wanted, block power iteration with Rayleigh-Ritz replaces either (Halko, Martinsson and Tropp 2011), if it
+converges: on the flat spectrum of noise it would not.
 """
 
 from __future__ import annotations
@@ -121,9 +122,10 @@ class Moments:
             if extra is not None:
                 y = torch.cat([y, extra[None]])
             total = float(y.square().sum())
-            if min(y.shape) > LARGE and k < min(y.shape) // 5:
-                values, columns = leading(lambda block: y.T @ (y @ block), dimensions, k, y)
-                directions = columns.T
+            few = min(y.shape) > LARGE and k < min(y.shape) // 5
+            found = leading(lambda block: y.T @ (y @ block), dimensions, k, y) if few else None
+            if found:
+                values, directions = found[0], found[1].T
             else:
                 columns, singular, _ = torch.linalg.svd(y.T, full_matrices=False)  # LAPACK is faster on the tall one
                 values, directions = singular.square(), columns.T
@@ -133,9 +135,10 @@ class Moments:
             if extra is not None:
                 covariance += torch.outer(extra, extra)
             total = float(covariance.trace())
-            if dimensions > LARGE and k < dimensions // 5:
-                values, columns = leading(lambda block: covariance @ block, dimensions, k, covariance)
-                directions = columns.T
+            few = dimensions > LARGE and k < dimensions // 5
+            found = leading(lambda block: covariance @ block, dimensions, k, covariance) if few else None
+            if found:
+                values, directions = found[0], found[1].T
             else:
                 ascending, columns = torch.linalg.eigh(covariance)
                 values, directions = ascending.flip(0), columns.flip(1).T
@@ -158,8 +161,9 @@ def completion(directions: Float[Tensor, "m d"], missing: int) -> Float[Tensor, 
     return torch.linalg.qr(torch.cat([directions.T, more.to(directions.device)], 1)).Q[:, len(directions) :].T
 
 
-def leading(apply: Callable[[Tensor], Tensor], size: int, k: int, like: Tensor) -> tuple[Tensor, Tensor]:
-    """The k largest eigenvalues (k,) and eigenvectors (size, k) of a symmetric operator by block power iteration."""
+def leading(apply: Callable[[Tensor], Tensor], size: int, k: int, like: Tensor) -> tuple[Tensor, Tensor] | None:
+    """The k largest eigenvalues (k,) and eigenvectors (size, k) of a symmetric operator by block power iteration; None where
+    SWEEPS of them do not reach PRECISION."""
     start = torch.randn(size, k + SPARE, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     block = torch.linalg.qr(start.to(like.device)).Q
     values = block.new_zeros(k)
@@ -169,6 +173,6 @@ def leading(apply: Callable[[Tensor], Tensor], size: int, k: int, like: Tensor) 
         ascending, rotation = torch.linalg.eigh(block.T @ image)
         previous, values = values, ascending.flip(0)[:k]
         if float((values - previous).abs().max()) <= PRECISION * float(values[0]):
-            break
+            return values, (block @ rotation).flip(1)[:, :k]
         block = torch.linalg.qr(image @ rotation).Q
-    return values, (block @ rotation).flip(1)[:, :k]
+    return None
