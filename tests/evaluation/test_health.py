@@ -109,6 +109,7 @@ class MadeUpRun:
 
     def __init__(self, source, model=None, spec=SPEC, directory=None):
         self.model, self.source, self.spec, self.directory, self.result = model or Model(), source, spec, directory, {}
+        self.weights = "0123456789ab"
 
     def sample_codes(self, n, condition=None, seed=0, **options):
         return self.source[torch.randint(len(self.source), (n,), generator=torch.Generator().manual_seed(seed))]

@@ -38,7 +38,7 @@ class Whole(nn.Module):
     def decode(self, z, *, condition=None):
         return z / 2
 
-    def draw_codes(self, n, *, generator=None):
+    def draw_codes(self, n, *, condition=None, generator=None):
         return as_rng(generator, device_of(self)).randn(n, 2)
 
     def translate(self, x, *, condition=None, generator=None):

@@ -79,7 +79,7 @@ def test_the_codebook_begins_at_data_and_follows_the_moving_averages():
     """Against the recursion of appendix A.1 in plain Python."""
     quantiser = VectorQuantiser(3, 2, decay=0.9, restart=0.0)
     first = quantiser(numbers(4, 2, 5))
-    quantiser.after_update(first.keep)
+    quantiser.after_update(first.keep, stream())
     rows = first.keep["z"].flatten(0, 1)
     assert all((rows == entry).all(1).any() for entry in quantiser.codebook), "entries are vectors of the first batch"
     assert len(quantiser.codebook.unique(dim=0)) == 3
@@ -87,7 +87,7 @@ def test_the_codebook_begins_at_data_and_follows_the_moving_averages():
     sums = [quantiser.codebook[k].detach() * count[k] for k in range(3)]
     for seed in range(1, 4):
         found = quantiser(numbers(4, 2, 5, seed=seed))
-        quantiser.after_update(found.keep)
+        quantiser.after_update(found.keep, stream())
         rows, indices = found.keep["z"].flatten(0, 1), found.keep["indices"].flatten()
         for k in range(3):
             mine = rows[indices == k]
@@ -104,7 +104,7 @@ def test_moving_averages_end_at_the_means_of_clusters():
     for seed in range(60):
         which = torch.randint(3, (20, 30), generator=torch.Generator().manual_seed(seed))
         z = (centres[which] + 0.1 * numbers(20, 30, 2, seed=seed)).transpose(1, 2)
-        quantiser.after_update(quantiser(z).keep)
+        quantiser.after_update(quantiser(z).keep, stream(seed + 3))
     found = torch.cdist(centres, quantiser.codebook).min(1).values
     assert (
         found.max() < 0.05
@@ -117,7 +117,7 @@ def test_dead_entries_are_put_where_data_are_and_always_at_the_same(moving):
     torch.manual_seed(0)
     alive, dead = (VectorQuantiser(8, 2, moving=moving, decay=0.9, restart=restart) for restart in (0.1, 0.0))
     for quantiser in (alive, dead):
-        quantiser.updates += 1  # past the start from data
+        quantiser.started.fill_(True)  # past the start from data
         with torch.no_grad():
             quantiser.codebook.copy_(torch.cat([torch.tensor([[1.0, 0.0]]), 50 + numbers(7, 2)]))
             quantiser.sums.copy_(quantiser.codebook)
@@ -125,7 +125,7 @@ def test_dead_entries_are_put_where_data_are_and_always_at_the_same(moving):
     for seed in range(60):
         z = numbers(6, 2, 4, seed=seed)
         for quantiser in (alive, dead, twin):
-            quantiser.after_update(quantiser(z).keep)
+            quantiser.after_update(quantiser(z).keep, stream(seed))
     z = numbers(200, 2, 4)
     assert len(dead(z).indices.unique()) == 1 and len(alive(z).indices.unique()) == 8
     assert all(torch.equal(a, b) for a, b in zip(alive.state_dict().values(), twin.state_dict().values(), strict=True))
@@ -137,7 +137,7 @@ def test_fewer_vectors_than_entries_place_as_many_at_a_time():
     with torch.no_grad():
         quantiser.codebook += 100
     for seed in range(30):
-        quantiser.after_update(quantiser(numbers(2, 3, 4, seed=seed)).keep)
+        quantiser.after_update(quantiser(numbers(2, 3, 4, seed=seed)).keep, stream())
     assert quantiser.codebook.abs().max() < 10
 
 
@@ -145,7 +145,7 @@ def test_entries_on_the_sphere_have_length_one():
     quantiser = VectorQuantiser(5, 3, normalise=True)
     for seed in range(4):
         found = quantiser(numbers(6, 3, 4, seed=seed))
-        quantiser.after_update(found.keep)
+        quantiser.after_update(found.keep, stream())
     assert torch.allclose(quantiser.entries().norm(dim=1), torch.ones(5))
     assert torch.allclose(quantiser(10 * numbers(6, 3, 4)).indices, quantiser(numbers(6, 3, 4)).indices)
 

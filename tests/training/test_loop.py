@@ -19,8 +19,8 @@ from pushforward.randomness import UpdateRng, mix, seed_everything
 from pushforward.training.averaging import Average
 from pushforward.training.checkpoints import STATE, read_tensors
 from pushforward.training.loop import Loop
+from pushforward.training.opening import load
 from pushforward.training.optimizers import KINDS, make_optimizer, rate_at
-from pushforward.training.runs import load
 from pushforward.training.settings import TrainingSettings
 from pushforward.training.train import train
 
@@ -345,7 +345,7 @@ def test_what_a_loss_keeps_reaches_after_update_joined(tmp_path):
 
     players = model.players()
     players[0].loss = keeping
-    players[0].after_update = lambda keep: seen.append((keep["x"].clone(), torch.is_grad_enabled()))
+    players[0].after_update = lambda keep, moment: seen.append((keep["x"].clone(), torch.is_grad_enabled()))
     model.players = lambda: players
     train(model, data, steps=3, accumulate=4, out=str(tmp_path / "a"), validate_every=0, **QUICK)
     batches = Batches(data.train, data.spec, 32)
@@ -417,7 +417,7 @@ def test_players_that_share_some_parameters_are_refused(tmp_path):
 
 def test_patience_is_refused_where_it_could_watch_nothing(tmp_path):
     data = points()
-    with pytest.raises(UserError, match="patience watches the loss of one player"):
+    with pytest.raises(UserError, match="on held-out data"):
         train(build(Game, data), data, steps=1, patience=2, out=str(tmp_path / "a"), **QUICK)
 
 

@@ -148,7 +148,7 @@ def _learns(model: Any, given: Batch, data: Data) -> None:
                 update = player.update(parts, generator)
             _expect(isinstance(update, Update), f"player '{player.name}': update must return an Update.")
             continue
-        parameters = player.parameters()
+        parameters = player.parameters()  # but those that require no gradient
         _expect(bool(parameters), f"player '{player.name}' has no parameters.")
         _expect(all(id(p) in own for p in parameters), f"player '{player.name}' trains parameters that are not the model's.")
         model.train()
@@ -222,12 +222,17 @@ def _encodes(model: Any, given: Batch, data: Data) -> None:
 
 
 def _decodes(model: Any, given: Batch, data: Data) -> None:
-    """decode(draw_codes(n)) has the data's shape"""
+    """decode(draw_codes(n)) has the data's shape; code i is a function of (seed, i), whatever n"""
     _keywords(model.decode, "condition")
-    _keywords(model.draw_codes, "generator")
+    _keywords(model.draw_codes, "condition", "generator")
+    device = device_of(model)
     with torch.no_grad():
-        z = model.draw_codes(len(given), generator=SampleRng(3, device=device_of(model)))
+        z = model.draw_codes(len(given), condition=given.condition, generator=SampleRng(3, device=device))
         _tensor(model.decode(z, condition=given.condition), tuple(given.x.shape), "decode")
+        last = None if given.condition is None else given.condition[-1:]
+        alone = model.draw_codes(1, condition=last, generator=SampleRng(3, first=len(given) - 1, device=device))
+        close = torch.allclose(alone.float(), z[-1:].float(), rtol=1e-3, atol=1e-3)
+        _expect(close, "code i depends on how many are drawn; draw noise rows first through as_rng(generator).")
 
 
 def _scores(model: Any, given: Batch, data: Data) -> None:

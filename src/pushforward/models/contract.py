@@ -60,11 +60,12 @@ class Encodes(Protocol):
 
 @runtime_checkable
 class Decodes(Protocol):
-    """Maps codes z (B, ...) to data; `draw_codes` draws z from the latent distribution."""
+    """Maps codes z (B, ...) to data; `draw_codes` draws z from the latent distribution, given the condition where that
+    depends on it, so that `decode(draw_codes(n, condition=c), condition=c)` is distributed as `sample(n, condition=c)`."""
 
     def decode(self, z: Tensor, *, condition: Tensor | None = None) -> Tensor: ...
 
-    def draw_codes(self, n: int, *, generator: Generator = None) -> Tensor: ...
+    def draw_codes(self, n: int, *, condition: Tensor | None = None, generator: Generator = None) -> Tensor: ...
 
 
 @runtime_checkable
@@ -185,18 +186,31 @@ class Update:
     finished: bool = False
 
 
+@dataclass(frozen=True)
+class Moment:
+    """Where a run is when `after_update` is called. step, progress: as of `Batch`. rng: randomness that is a function of the
+    seed, the step and the player, the same in every process (as what was kept is)."""
+
+    step: int
+    progress: float
+    rng: Rng
+
+
 @dataclass
 class Player:
     """One side of a game.
 
-    name: shown in the log. modules: what its turn changes; everything else of the model is frozen meanwhile.
+    name: shown in the log. modules: what its turn changes, but for parameters that require no gradient when the run begins
+    (a codec, a teacher: those stay as they are, and whole modules of them in eval mode); everything else of the model is
+    frozen meanwhile. Two networks with a shared trunk and one loss each are one player with the sum.
     loss(batch, rng): for players that descend a gradient. update(batches, rng): for players in closed form or EM, who see
     the whole training set, in chunks, at each step. at_end: such an update has its turns only when all others have trained, on
     the averaged weights in eval mode, until it says that it has finished (a density of an autoencoder's codes). every: takes
     its turn at every so many-th step. repeat: updates a turn, each on fresh data (the first on the data that all players of
-    the step share). after_update: called after each update with what the loss kept (weight clipping, codebook averages and
-    restart). A loss that depends on how far the run is reads `batch.step` and `batch.progress`. An update that says it has
-    finished has its last turn; the run ends when all have.
+    the step share). after_update: called after each update with what the loss kept and the moment of the run (weight
+    clipping, codebook averages and restart). validates: whether the loss says something on held-out data (None:
+    where it is the only one; that of a game does not). A loss that depends on how far the run is reads `batch.step` and `batch.progress`. An update that says it
+    has finished has its last turn; the run ends when all have.
     """
 
     name: str
@@ -206,8 +220,9 @@ class Player:
     optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
     every: int = 1
     repeat: int = 1
-    after_update: Callable[[dict[str, Tensor]], Any] | None = None
+    after_update: Callable[[dict[str, Tensor], Moment], Any] | None = None
     at_end: bool = False
+    validates: bool | None = None
 
     def __post_init__(self) -> None:
         if (self.loss is None) == (self.update is None):
@@ -216,8 +231,9 @@ class Player:
             raise ValueError(f"player '{self.name}' descends a gradient and so cannot play at the end alone.")
 
     def parameters(self) -> list[nn.Parameter]:
-        """Each parameter of its modules once."""
-        return list(dict.fromkeys(parameter for module in self.roots() for parameter in module.parameters()))
+        """Each parameter of its modules once, but those that require no gradient."""
+        found = dict.fromkeys(parameter for module in self.roots() for parameter in module.parameters())
+        return [parameter for parameter in found if parameter.requires_grad]
 
     def roots(self) -> list[nn.Module]:
         """Its modules, as a list."""

@@ -31,7 +31,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from pushforward.errors import UserError
-from pushforward.randomness import Rng, mix
+from pushforward.randomness import Rng
 
 SMOOTHING = 1e-5  # Laplace's: no count is zero
 LITTLE = 0.05  # of an even share
@@ -79,11 +79,6 @@ def _grid(rows: Tensor, like: Tensor) -> Tensor:
     return rows.transpose(1, 2).reshape(len(rows), rows.shape[-1], *like.shape[2:])
 
 
-def _choose(available: int, wanted: int, key: int) -> Tensor:
-    """`wanted` different numbers below `available` (all, if there are fewer) as a function of `key`."""
-    return torch.randperm(available, generator=torch.Generator().manual_seed(key))[:wanted]
-
-
 class Quantiser(nn.Module):
     """What they have in common. `size`: entries; `inputs`, `outputs`: channels of z and of the codes."""
 
@@ -99,7 +94,7 @@ class Quantiser(nn.Module):
         """The codes that these integers mean."""
         raise NotImplementedError
 
-    def after_update(self, keep: dict[str, Tensor]) -> None:
+    def after_update(self, keep: dict[str, Tensor], rng: Rng) -> None:
         """Changes what no gradient changes. keep: `Quantised.keep` of all rows of an update."""
 
 
@@ -121,7 +116,7 @@ class VectorQuantiser(Quantiser):
 
     count: Tensor
     sums: Tensor
-    updates: Tensor
+    started: Tensor
 
     def __init__(
         self,
@@ -147,7 +142,7 @@ class VectorQuantiser(Quantiser):
         self.codebook = nn.Parameter(torch.randn(size, dimension))
         self.register_buffer("count", torch.ones(size))
         self.register_buffer("sums", self.codebook.detach().clone())
-        self.register_buffer("updates", torch.zeros((), dtype=torch.long))
+        self.register_buffer("started", torch.zeros((), dtype=torch.bool))
 
     def entries(self) -> Float[Tensor, "k d"]:
         """The codebook."""
@@ -178,15 +173,14 @@ class VectorQuantiser(Quantiser):
         return F.embedding(indices, self.entries()).movedim(-1, 1)
 
     @torch.no_grad()
-    def after_update(self, keep: dict[str, Tensor]) -> None:
+    def after_update(self, keep: dict[str, Tensor], rng: Rng) -> None:
         """Counts, moving averages, and entries put where data are. keep: z (B, P, D), indices (B, P)."""
         z, indices = keep["z"].flatten(0, 1), keep["indices"].flatten()
-        first = int(self.updates) == 0
-        self.updates += 1
-        if first:  # if the batch has fewer vectors than there are entries, the rest is as good as dead
+        if not self.started:  # if the batch has fewer vectors than there are entries, the rest is as good as dead
             self.count.fill_(LITTLE * len(z) / self.size)
             self.sums.copy_(self.codebook * self.count[:, None])
-            self._place(torch.arange(self.size), z)
+            self._place(torch.arange(self.size), z, rng)
+            self.started.fill_(True)
             return
         used = torch.zeros_like(self.count).index_add_(0, indices, torch.ones_like(z[:, 0]))
         self.count.lerp_(used, 1 - self.decay)
@@ -196,12 +190,12 @@ class VectorQuantiser(Quantiser):
             smooth = (self.count + SMOOTHING) / (total + self.size * SMOOTHING) * total
             self.codebook.copy_(self.sums / smooth[:, None])
         if self.restart:
-            self._place((self.count < self.restart * len(z) / self.size).nonzero()[:, 0], z)
+            self._place((self.count < self.restart * len(z) / self.size).nonzero()[:, 0], z, rng)
 
-    def _place(self, entries: Tensor, z: Float[Tensor, "n d"]) -> None:
+    def _place(self, entries: Tensor, z: Float[Tensor, "n d"], rng: Rng) -> None:
         """Puts entries at different vectors among z. Their use counts as twice of what is too little: a fresh entry soon
         follows the vectors that choose it, and soon moves on if there are none."""
-        chosen = _choose(len(z), len(entries), mix(0xC0DE, int(self.updates))).to(z.device)
+        chosen = rng.shared(len(z)).argsort()[: len(entries)].to(z.device)  # different ones
         entries = entries.to(z.device)[: len(chosen)]
         self.count[entries] = 2 * max(self.restart, LITTLE) * len(z) / self.size
         self.codebook[entries] = z[chosen]

@@ -21,7 +21,7 @@ from torch.optim import Optimizer
 
 from pushforward.data.batches import Batch, Batches
 from pushforward.errors import UserError
-from pushforward.models.contract import Loss, Player, Update
+from pushforward.models.contract import Loss, Moment, Player, Update
 from pushforward.randomness import UpdateRng, mix, seed_everything
 from pushforward.training import checkpoints, engine
 from pushforward.training.averaging import Average
@@ -30,6 +30,7 @@ from pushforward.training.log import Display, History, Trackers, Window
 from pushforward.training.optimizers import make_optimizers, rate_at
 from pushforward.training.precision import Pace, autocast
 from pushforward.training.settings import TrainingSettings, seconds
+from pushforward.training.validation import Modes, Validation
 
 _LAST_TURNS = 1000  # of a player at the end that never says it has finished
 
@@ -91,10 +92,10 @@ class Loop:
         self.history: list[dict[str, Any]] = []
         self.rank, self.world, self.device = rank, world, batches.device
         self.display = display or Display("", steps, self.budget, quiet=True)
-        self.validation = validation
         self.last = [player for player in players if player.at_end]
         self.picture = None if self.last else picture  # without what these learn samples would mislead
         self.players = players = [_scaled(player, players, settings) for player in players if not player.at_end]
+        self.modes = Modes(model)
         self.optimizers = make_optimizers(players, self.device)
         # Whatever no player owns (a teacher, a codec) is frozen too.
         learned = [p for player in players if player.loss is not None for p in player.parameters()]
@@ -105,14 +106,13 @@ class Loop:
             for index, player in enumerate(players)
             if player.loss is not None
         }
-        if settings.patience and len(self.turns) != 1:
-            raise UserError(f"patience watches the loss of one player; this model has {len(self.turns)}. Leave it away.")
+        self.validation = Validation(players, validation, settings.seed, self.device)
+        if settings.patience and not self.validation.players:
+            raise UserError("patience watches the loss on held-out data, of which this model's says nothing; leave it away.")
         self.retired: set[str] = set()
         self.average = Average(model, settings.average_half_life)
         self.repeats = max((player.repeat for player in players), default=1)
         self.step, self.saved_step, self.elapsed, self.failures = 0, 0, 0.0, 0
-        self.best: tuple[float, int] | None = None
-        self.waited = 0  # validations since the best
         self.best_average: dict[str, Tensor] = {}
         self._stop = "" if players else "converged"  # nothing to train: all there is to learn is learned at the end
         self._passed: dict[int, int] = {}
@@ -128,7 +128,7 @@ class Loop:
             self.directory, self.settings.tensorboard and first, self.settings.wandb if first else None, self.settings.to_dict()
         )
         window = Window()
-        self.model.train()
+        self.modes.train()
         if self.step == 0:
             self.save()  # a full disk or a missing permission shows now, not after an hour
         self._began = time.monotonic() - self.elapsed
@@ -169,7 +169,7 @@ class Loop:
                         and self._affordable(pictured)
                     ):
                         pictured = self.elapsed
-                        with self.average.used(), _evaluating(self.model):
+                        with self.average.used(), self.modes.evaluating():
                             self.picture(self.step)
                     every = self.settings.checkpoint_every
                     if (every and self.step % every == 0) or (not every and now - saved > 60):
@@ -276,8 +276,13 @@ class Loop:
         optimizer.step()
         if player.after_update is not None:
             with torch.no_grad():
-                player.after_update(self.synchroniser.gathered({name: rows.detach() for name, rows in loss.keep.items()}))
+                keep = self.synchroniser.gathered({name: rows.detach() for name, rows in loss.keep.items()})
+                player.after_update(keep, self._moment(turn, repeat))
         return loss
+
+    def _moment(self, turn: _Turn, repeat: int) -> Moment:
+        generator = torch.Generator(self.device).manual_seed(mix(self.settings.seed, self.step, turn.index, repeat, 0xAF7E5))
+        return Moment(self.step, self._fraction(), UpdateRng(generator))
 
     def _backward(self, turn: _Turn, part: Batch, repeat: int, number: int = 0, share: float = 1.0) -> Loss:
         generator = seed_everything(mix(self.settings.seed, self.step, turn.index, repeat, number), self.device)
@@ -370,8 +375,8 @@ class Loop:
             "threads": self.threads,
             "retired": sorted(self.retired),
             "failures": self.failures,
-            "best": self.best,
-            "waited": self.waited,
+            "best": self.validation.best,
+            "waited": self.validation.waited,
             "global_batch": self.batches.global_size,
         }
 
@@ -394,8 +399,8 @@ class Loop:
         self.best_average = checkpoints.section(tensors, "best")
         self.step = self.saved_step = header["step"]
         self.elapsed, self.precision, self.failures = header["elapsed"], header["precision"], header["failures"]
-        self.best = tuple(header["best"]) if header["best"] else None
-        self.retired, self.waited = set(header["retired"]), header["waited"]
+        self.validation.best = (header["best"][0], header["best"][1]) if header["best"] else None
+        self.validation.waited, self.retired = header["waited"], set(header["retired"])
 
     def _row(self, terms: dict[str, float], rate: float) -> dict[str, Any]:
         row: dict[str, Any] = {
@@ -425,29 +430,19 @@ class Loop:
         return self.elapsed - last > 10 or self.settings.picture_every is not None
 
     def _validate(self, history: History, trackers: Trackers) -> bool:
-        """Logs the validation loss of the averaged weights; true when patience is at its end."""
-        if self.validation is None or len(self.turns) != 1:
+        """Logs the validation losses of the averaged weights; true when patience is at its end."""
+        if not self.validation:
             return False
-        turn = next(iter(self.turns.values()))
-        totals, count = [], 0
-        with self.average.used(), _evaluating(self.model), torch.no_grad(), autocast(self.device, self.precision):
-            assert turn.player.loss is not None
-            for number, batch in enumerate(self.validation()):
-                generator = seed_everything(mix(self.settings.seed, 0x7A11, number), self.device)
-                totals.append(turn.player.loss(batch, UpdateRng(generator)).total.float() * len(batch))
-                count += len(batch)
-        value = engine.agreed(torch.stack(totals).sum().item() / count, self.device, self.world)
-        row = {"step": self.step, "seconds": round(self.elapsed, 3), "validation/loss": value}
+        with self.average.used(), self.modes.evaluating(), autocast(self.device, self.precision):
+            found = self.validation.measure()
+        found = {name: engine.agreed(value, self.device, self.world) for name, value in found.items()}
+        row = {"step": self.step, "seconds": round(self.elapsed, 3), **found}
         history.add(row)
         trackers.add(row)
-        if self.best is None or value < self.best[0]:
-            self.best, self.waited = (value, self.step), 0
-            if self.settings.patience:
-                self.best_average = {name: v.clone() for name, v in self.average.state().items()}
-        elif self.settings.patience:
-            self.waited += 1
-            return self.waited >= self.settings.patience
-        return False
+        patience = self.settings.patience
+        if self.validation.improves(found["validation/loss"], self.step) and patience is not None:
+            self.best_average = {name: v.clone() for name, v in self.average.state().items()}
+        return patience is not None and self.validation.waited >= patience
 
 
 def _gradient(parameter: nn.Parameter) -> Tensor:
@@ -472,19 +467,6 @@ def _scaled(player: Player, players: list[Player], settings: TrainingSettings) -
     first = next(p for p in players if p.loss is not None).optimizer.learning_rate
     rate = settings.learning_rate * player.optimizer.learning_rate / first
     return replace(player, optimizer=replace(player.optimizer, learning_rate=rate))
-
-
-class _evaluating:
-    """Within it the model is in eval mode."""
-
-    def __init__(self, model: nn.Module):
-        self.model = model
-
-    def __enter__(self) -> None:
-        self.model.eval()
-
-    def __exit__(self, *_: object) -> None:
-        self.model.train()
 
 
 def _figures(row: dict[str, Any]) -> dict[str, float]:

@@ -35,11 +35,13 @@ from pushforward.training.interrupts import Interrupts
 from pushforward.training.lock import locked, refuse_if_running
 from pushforward.training.log import Display
 from pushforward.training.loop import Loop, Outcome
+from pushforward.training.opening import open_data
 from pushforward.training.precision import Pace, choose_pace, hardware, threads
 from pushforward.training.records import FORMAT, is_yours, kept_settings, latest, plain_settings, read_record
 from pushforward.training.resuming import Begun, fingerprint
-from pushforward.training.runs import Run, open_data
+from pushforward.training.runs import Run
 from pushforward.training.settings import TrainingSettings
+from pushforward.training.validation import Modes
 
 
 def train(model: str | nn.Module, data: Any = "digits", **settings: Any) -> Run:
@@ -262,7 +264,7 @@ def _result(outcome: Outcome, loop: Loop) -> dict[str, Any]:
         "seconds": round(outcome.seconds, 2),
         "parameters": sum(p.numel() for p in loop.model.parameters()),
         "precision": loop.precision,
-        "best_validation": list(loop.best) if loop.best else None,
+        "best_validation": list(loop.validation.best) if loop.validation.best else None,
         "notes": outcome.notes,
     }
 
@@ -290,7 +292,7 @@ def _pace(
         return [player.loss(batch, rng).total for player in learners]  # type: ignore[misc]
 
     identity = {"model": name, "settings": plain_settings(getattr(model, "settings", {})), "shape": list(batch.x.shape)}
-    model.train()
+    Modes(model).train()
     return choose_pace(model, losses, device, identity)
 
 

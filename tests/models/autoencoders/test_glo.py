@@ -9,6 +9,7 @@ from pushforward.data.batches import Batch
 from pushforward.data.spec import Column, Condition, DataSpec
 from pushforward.errors import UserError
 from pushforward.models.autoencoders.glo import GLO
+from pushforward.models.contract import Moment
 
 POINTS = DataSpec("point", (5,), columns=tuple(Column(str(i), "number") for i in range(5)))
 
@@ -69,11 +70,11 @@ def test_a_step_of_a_code_goes_down_its_gradient_along_the_sphere():
     before = model.table.clone()
     z = before[index].requires_grad_()
     (expected,) = torch.autograd.grad((model.output(z) - x).square().sum(1).mean(), z)
-    loss = model.loss(Batch(x, index=index, progress=0.0), stream())
+    loss = model.loss(Batch(x, index=index), stream())
     assert torch.equal(model.table, before)  # a loss changes nothing
     loss.total.backward()
     torch.testing.assert_close(loss.keep["gradient"], expected)
-    model.move(loss.keep)
+    model.move(loss.keep, Moment(0, 0.0, stream()))
     moved = torch.zeros(20, dtype=torch.bool).index_fill(0, index, True)
     assert torch.equal(model.table[~moved], before[~moved])
     step = model.table[index] - before[index]
@@ -86,10 +87,10 @@ def test_a_step_of_a_code_goes_down_its_gradient_along_the_sphere():
 
 def test_at_the_end_of_a_run_codes_rest():
     model = GLO(POINTS, latent_dim=3, width=8, capacity=20)
-    loss = model.loss(Batch(torch.randn(4, 5), index=torch.arange(4), progress=1.0), stream())
+    loss = model.loss(Batch(torch.randn(4, 5), index=torch.arange(4)), stream())
     loss.total.backward()
     before = model.table.clone()
-    model.move(loss.keep)
+    model.move(loss.keep, Moment(9, 1.0, stream()))
     torch.testing.assert_close(model.table, before)
 
 

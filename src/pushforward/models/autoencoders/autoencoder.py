@@ -53,7 +53,7 @@ class DensityCodec(Codec):
                 networks,
                 loss=self.loss,
                 optimizer=OptimizerSettings(learning_rate=self.learning_rate),
-                after_update=lambda keep: self.codes.follow(keep["codes"]),
+                after_update=lambda keep, moment: self.codes.follow(keep["codes"]),
             ),
             Player("codes", self.codes, update=fit, at_end=True),
         ]
@@ -62,16 +62,16 @@ class DensityCodec(Codec):
         """What encoder and decoder are told of a condition."""
         return condition if self.embed else None
 
-    def draw_codes(self, n: int, *, generator: Generator = None) -> Float[Tensor, "n d"]:
-        """Codes drawn from their density."""
-        return self.codes.sample(n, None, as_rng(generator, device_of(self)))
+    def draw_codes(self, n: int, *, condition: Tensor | None = None, generator: Generator = None) -> Float[Tensor, "n d"]:
+        """Codes drawn from their density, of the classes (n,) that are asked for, if any."""
+        return self.codes.sample(n, None if self.embed else condition, as_rng(generator, device_of(self)))
 
     def sample(self, n: int, *, condition: Tensor | None = None, generator: Generator = None) -> Float[Tensor, "n *shape"]:
         """Decodes codes drawn from their density, of the classes (n,) that are asked for, if any."""
         rng = as_rng(generator, device_of(self))
         if condition is None and self.embed and self.spec.condition:
             condition = draw_condition(self.spec.condition, n, rng)
-        return self.decode(self.codes.sample(n, None if self.embed else condition, rng), condition=condition)
+        return self.decode(self.draw_codes(n, condition=condition, generator=rng), condition=condition)
 
 
 class Autoencoder(DensityCodec):

@@ -34,7 +34,7 @@ from pushforward.models.autoencoders.codec import (
     squared_error,
 )
 from pushforward.models.autoencoders.codes import CodeDensity, Codes
-from pushforward.models.contract import Generator, Loss, OptimizerSettings, Player, device_of
+from pushforward.models.contract import Generator, Loss, Moment, OptimizerSettings, Player, device_of
 from pushforward.nets.pyramid import laplacian_error
 from pushforward.randomness import SampleRng, as_rng
 
@@ -126,13 +126,12 @@ class GLO(nn.Module):
             if z.requires_grad and torch.is_grad_enabled():
                 # the gradient is known after the loss, and what is done with it is the business of `after_update`
                 z.register_hook(lambda gradient: step.copy_(gradient))
-            rate = self.code_rate * (1 + math.cos(math.pi * batch.progress)) / 2
-            keep = {"index": batch.index.to(z.device), "gradient": step, "rate": torch.full_like(z[:, 0], rate)}
+            keep = {"index": batch.index.to(z.device), "gradient": step}
         output = self.output(z)
         mse = squared_error(output.detach(), batch.x).mean() / self.spec.dimensions
         return Loss(self.error(output, batch.x).mean(), {"mse": mse}, keep)
 
-    def move(self, keep: dict[str, Tensor]) -> None:
+    def move(self, keep: dict[str, Tensor], moment: Moment) -> None:
         """A step of the codes of a batch down their gradient along the sphere, and back onto it."""
         if not keep:
             return
@@ -140,7 +139,8 @@ class GLO(nn.Module):
         z = self.table[index]
         along = gradient - (gradient * z).sum(1, keepdim=True) * z
         typical = along.square().sum(1).mean().sqrt().clamp(min=1e-30)
-        moved = F.normalize(z - keep["rate"][:, None] * along / typical, dim=1)
+        rate = self.code_rate * (1 + math.cos(math.pi * moment.progress)) / 2
+        moved = F.normalize(z - rate * along / typical, dim=1)
         self.table[index] = moved
         self.used.copy_(torch.maximum(self.used, index.max() + 1))
         self.codes.follow(moved)
@@ -187,13 +187,13 @@ class GLO(nn.Module):
         """The datum of each code; a code's length is of no matter."""
         return self.output(F.normalize(z, dim=1))
 
-    def draw_codes(self, n: int, *, generator: Generator = None) -> Float[Tensor, "n d"]:
-        """Codes from their density, on the sphere."""
-        return F.normalize(self.codes.sample(n, None, as_rng(generator, device_of(self))), dim=1)
+    def draw_codes(self, n: int, *, condition: Tensor | None = None, generator: Generator = None) -> Float[Tensor, "n d"]:
+        """Codes from their density, of the classes (n,) that are asked for, if any; on the sphere."""
+        return F.normalize(self.codes.sample(n, condition, as_rng(generator, device_of(self))), dim=1)
 
     def sample(self, n: int, *, condition: Tensor | None = None, generator: Generator = None) -> Float[Tensor, "n *shape"]:
         """Decodes codes from their density, of the classes (n,) that are asked for, if any."""
-        return self.decode(self.codes.sample(n, condition, as_rng(generator, device_of(self))))
+        return self.decode(self.draw_codes(n, condition=condition, generator=generator))
 
     def reconstruction_error(self, x: Float[Tensor, "b *shape"], *, condition: Tensor | None = None) -> Float[Tensor, " b"]:
         """|decode(encode(x)) - x|^2 of each datum: large for what the generator cannot make."""

@@ -106,8 +106,8 @@ class SlicedWassersteinAE(Codec):
         """One: encoder and decoder together."""
         return [Player("autoencoder", self, loss=self.loss, optimizer=OptimizerSettings(learning_rate=self.learning_rate))]
 
-    def draw_codes(self, n: int, *, generator: Generator = None) -> Float[Tensor, "n d"]:
-        """Codes from the prior."""
+    def draw_codes(self, n: int, *, condition: Tensor | None = None, generator: Generator = None) -> Float[Tensor, "n d"]:
+        """Codes from the prior, whatever the condition."""
         return prior_codes(self.prior, n, self.latent_dim, as_rng(generator, device_of(self)))
 
     def sample(self, n: int, *, condition: Tensor | None = None, generator: Generator = None) -> Float[Tensor, "n *shape"]:

@@ -213,6 +213,6 @@ class Gaussian(nn.Module):
         x = self._push(z.double(), self._group(condition, len(z)))
         return x.view(len(z), *self.spec.shape).to(z.dtype)
 
-    def draw_codes(self, n: int, *, generator: Generator = None) -> Float[Tensor, "n k"]:
-        """z ~ N(0, I)."""
+    def draw_codes(self, n: int, *, condition: Tensor | None = None, generator: Generator = None) -> Float[Tensor, "n k"]:
+        """z ~ N(0, I), whatever the condition."""
         return as_rng(generator, device_of(self)).randn(n, self.components)

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from pushforward.data.batches import Batch
 from pushforward.data.spec import DataSpec
 from pushforward.data.units import units
-from pushforward.distributions.likelihoods import Bernoulli, Gaussian, Sigma, binary, fixed_binary, likelihood
+from pushforward.distributions.choice import likelihood
+from pushforward.distributions.likelihoods import Bernoulli, Gaussian, Sigma, binary, fixed_binary
 from pushforward.errors import UserError
 from pushforward.models.contract import Generator, LogProb, Loss, OptimizerSettings, Player, device_of
 from pushforward.models.variational.elbo import Elbo, ImportanceWeighted, iwae_bound
@@ -102,8 +103,8 @@ class Variational(nn.Module):
 
     # Samples, Encodes, Decodes, Density
 
-    def draw_codes(self, n: int, *, generator: Generator = None) -> Float[Tensor, "n d"]:
-        """z ~ N(0, I)."""
+    def draw_codes(self, n: int, *, condition: Tensor | None = None, generator: Generator = None) -> Float[Tensor, "n d"]:
+        """z ~ N(0, I), whatever the condition."""
         return as_rng(generator, device_of(self)).randn(n, self.noise_size)
 
     def decode(self, z: Float[Tensor, "b d"], *, condition: Tensor | None = None) -> Float[Tensor, "b *shape"]:

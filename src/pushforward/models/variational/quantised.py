@@ -28,11 +28,11 @@ from torch import Tensor, nn
 
 from pushforward.data.batches import Batch
 from pushforward.data.spec import DataSpec
-from pushforward.distributions import likelihoods
+from pushforward.distributions import choice, likelihoods
 from pushforward.distributions.likelihoods import Sigma
 from pushforward.errors import UserError, nearest
 from pushforward.models.classical.classes import checked, class_count
-from pushforward.models.contract import Generator, Loss, OptimizerSettings, Player, Update, device_of
+from pushforward.models.contract import Generator, Loss, Moment, OptimizerSettings, Player, Update, device_of
 from pushforward.models.variational.code_prior import CodePrior
 from pushforward.nets.conditioning import draw_condition
 from pushforward.nets.mlp import mlp
@@ -87,7 +87,7 @@ class QuantisedAutoencoder(nn.Module):
         super().__init__()
         self.spec, self.grids = spec, shapes
         self.classes = class_count(spec, "a quantised autoencoder")
-        self.likelihood = likelihoods.likelihood(likelihood, spec, sigma)
+        self.likelihood = choice.likelihood(likelihood, spec, sigma)
         self.quantisers = nn.ModuleList(quantisers)
         priors: list[CodePrior] = []
         for i, (quantiser, grid) in enumerate(zip(quantisers, shapes, strict=True)):
@@ -124,7 +124,7 @@ class QuantisedAutoencoder(nn.Module):
         for i, (level, (name, quantiser, _)) in enumerate(zip(found, self._levels(), strict=True)):
             terms["perplexity" + name] = perplexity(level.indices, quantiser.size)
             kept = level.keep | {"indices": level.indices.flatten(1)}
-            keep |= {f"{key}{i}": rows for key, rows in kept.items()}
+            keep |= {f"{i}:{key}": rows for key, rows in kept.items()}
         if batch.condition is not None and self.classes > 1:
             keep["condition"] = batch.condition
         return Loss(total, terms, keep)
@@ -134,11 +134,12 @@ class QuantisedAutoencoder(nn.Module):
         names = [""] if len(self.grids) == 1 else ["_top", "_bottom"]
         return cast(list[tuple[str, Quantiser, CodePrior]], list(zip(names, self.quantisers, self.priors, strict=True)))
 
-    def after_update(self, keep: dict[str, Tensor]) -> None:
+    def after_update(self, keep: dict[str, Tensor], moment: Moment) -> None:
         """Moves the codebooks, and the tables of codes, for pictures on the way."""
         for i, (_, quantiser, _) in enumerate(self._levels()):
-            quantiser.after_update({key[:-1]: rows for key, rows in keep.items() if key.endswith(str(i))})
-        self._observe([keep[f"indices{i}"] for i in range(len(self.grids))], keep.get("condition"), FOLLOW)
+            own = {key.removeprefix(f"{i}:"): rows for key, rows in keep.items() if key.startswith(f"{i}:")}
+            quantiser.after_update(own, moment.rng)
+        self._observe([keep[f"{i}:indices"] for i in range(len(self.grids))], keep.get("condition"), FOLLOW)
 
     def _observe(self, codes: list[Tensor], condition: Tensor | None, decay: float = 1.0) -> None:
         for i, (_, _, prior) in enumerate(self._levels()):
