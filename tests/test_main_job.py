@@ -10,7 +10,7 @@ from sklearn.svm import SVC
 
 from pushforward.cli import main
 from pushforward.data.batches import take
-from pushforward.training.runs import load
+from pushforward.training.opening import load
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ _HOMES = {
     "load_data": "data.loading",
     "create": "zoo",
     "train": "training.train",
-    "load": "training.runs",
+    "load": "training.opening",
     "Run": "training.runs",
     "evaluate": "evaluation.evaluate",
     "compare": "comparison.compare",
@@ -33,7 +33,8 @@ if TYPE_CHECKING:
     from pushforward.evaluation.evaluate import evaluate
     from pushforward.models.checking import check_model
     from pushforward.training.codes import codes_of
-    from pushforward.training.runs import Run, load
+    from pushforward.training.opening import load
+    from pushforward.training.runs import Run
     from pushforward.training.train import train
     from pushforward.zoo import create
 

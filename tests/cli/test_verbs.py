@@ -13,7 +13,7 @@ from pushforward import zoo
 from pushforward.artefacts import read_recipe, write_picture
 from pushforward.cli import VERBS, main
 from pushforward.training.checkpoints import read_tensors
-from pushforward.training.runs import load
+from pushforward.training.opening import load
 
 QUICK = ["--tensorboard", "false", "--picture-every", "0", "--precision", "fp32", "--batch-size", "32"]
 

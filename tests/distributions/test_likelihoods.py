@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from pushforward.data.spec import DataSpec
-from pushforward.distributions.likelihoods import Bernoulli, DiscretisedLogistic, Gaussian, likelihood, soft_clamp
+from pushforward.distributions.choice import likelihood
+from pushforward.distributions.likelihoods import Bernoulli, DiscretisedLogistic, Gaussian, soft_clamp
 from pushforward.errors import UserError
 from pushforward.randomness import SampleRng
 
@@ -135,3 +136,14 @@ def test_mistakes_are_sentences():
         likelihood("gausian", image)
     with pytest.raises(UserError, match="positive"):
         likelihood("gaussian", image, -1.0)
+
+
+def test_a_line_of_places_has_a_sigma_for_each_channel():
+    """Fields (C, L): by channel, as images; series (L, C): by column."""
+    columns = tuple(Column(str(i), "number") for i in range(3))
+    for sigma in ("learned", "column"):
+        field = likelihood("gaussian", DataSpec("field", (3, 50), columns=columns), sigma)
+        assert field.raw.shape == (3, 1)
+        assert field.log_prob(torch.zeros(2, 1, 3, 50), torch.zeros(2, 3, 50)).shape == (2,)
+        assert likelihood("gaussian", DataSpec("series", (50, 3), columns=columns), sigma).raw.shape == (3,)
+    assert likelihood("gaussian", DataSpec("field", (3, 5, 4), columns=columns), "column").raw.shape == (3, 1, 1)

@@ -7,8 +7,9 @@ import torch
 
 from pushforward.data.spec import Column, DataSpec
 from pushforward.data.units import units
+from pushforward.distributions.choice import likelihood
 from pushforward.distributions.columns import Columns
-from pushforward.distributions.likelihoods import Bernoulli, Categorical, likelihood
+from pushforward.distributions.likelihoods import Bernoulli, Categorical
 from pushforward.errors import UserError
 from pushforward.randomness import SampleRng
 

@@ -22,7 +22,7 @@ from pushforward.training import loop as loops
 from pushforward.training.checkpoints import STATE, WEIGHTS, fingerprint, read_tensors
 from pushforward.training.lock import LOCK, locked, refuse_if_running
 from pushforward.training.records import latest
-from pushforward.training.runs import load
+from pushforward.training.opening import load
 from pushforward.training.train import train
 
 HERE = Path(__file__).parent

@@ -32,7 +32,7 @@ def run(argv: Sequence[str]) -> None:
     from rich.console import Console
 
     from pushforward.comparison.compare import compare
-    from pushforward.training.runs import open_data
+    from pushforward.training.opening import open_data
 
     data = open_data(given["data"], **{key: given[key] for key in sources})
     found = compare(

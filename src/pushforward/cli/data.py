@@ -24,7 +24,7 @@ def run(argv: Sequence[str]) -> None:
     from pushforward.data.batches import take
     from pushforward.data.inspection import describe
     from pushforward.pictures.draw import draw_samples
-    from pushforward.training.runs import open_data
+    from pushforward.training.opening import open_data
 
     data = open_data(words[0] if words else "digits", **{key: given[key] for key in sources})
     print(describe(data).text())

@@ -35,7 +35,7 @@ def begin(built: Parser, verb: str, argv: Sequence[str]) -> tuple[dict[str, Any]
     from pushforward.training.records import read_record
 
     read_record(Path(words[0]))
-    from pushforward.training.runs import load
+    from pushforward.training.opening import load
 
     return given, load(words[0], device=given["device"])
 
@@ -44,7 +44,7 @@ def data_of(run: Any, source: str | None, **options: Any) -> Any:
     """The data to begin with: those of the run, or others of the same kind."""
     if source is None and not options:
         return run.load_data()
-    from pushforward.training.runs import open_data
+    from pushforward.training.opening import open_data
 
     known = run.record["data"]["source"]
     data = open_data(**{**known, **({"source": source} if source else {}), **options})

@@ -30,7 +30,7 @@ def run(argv: Sequence[str]) -> None:
     from pushforward.training.records import read_record
 
     source = read_record(Path(words[0]))["data"]["source"]
-    from pushforward.training.runs import load, open_data
+    from pushforward.training.opening import load, open_data
 
     loaded = load(words[0], device=given["device"])
     data = open_data(**{**source, "source": given["data"]}) if given["data"] else None

@@ -43,7 +43,7 @@ def run(argv: Sequence[str]) -> None:
         return again(Path(given["again"]), words[0] if words else None, given["out"], given["device"])
     if not words:
         raise UserError("which run? Give its directory: pushforward sample runs/NAME")
-    from pushforward.training.runs import load
+    from pushforward.training.opening import load
 
     loaded = load(words[0], device=given["device"])
     condition = given["condition"]
@@ -145,7 +145,7 @@ def again(path: Path, directory: str | None, out: str | None, device: str) -> No
     """Makes a file of samples, or a run's picture, anew from the recipe that it carries, beside it unless `out` says where."""
     from pushforward.artefacts import read_recipe, write_picture
     from pushforward.training.gallery import draw_again
-    from pushforward.training.runs import load
+    from pushforward.training.opening import load
 
     if path.is_dir():
         inside = sorted(path.glob("*.png"))

@@ -83,7 +83,7 @@ def train_and_report(
 ) -> int:
     """Loads, trains, draws, measures and reports."""
     from pushforward.training.engine import resolve_device
-    from pushforward.training.runs import open_data
+    from pushforward.training.opening import open_data
 
     resolve_device(settings["device"])
     zoo.check_settings(name, model_settings)

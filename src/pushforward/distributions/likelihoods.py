@@ -19,9 +19,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from pushforward.data.spec import DataSpec
-from pushforward.data.units import units
-from pushforward.errors import UserError, nearest
+from pushforward.errors import UserError
 from pushforward.randomness import Rng, uniforms
 
 Name = Literal["auto", "bernoulli", "gaussian", "logistic", "categorical"]
@@ -110,22 +108,23 @@ class Gaussian(Likelihood):
     Args:
         shape: of one datum.
         sigma: a number (fixed); "global" (one, learned); "column" (learned, one per column of a table, point or series, or
-            per channel of an image); "pixel" (the decoder gives one for each number of each datum); "learned" (by column for
-            vectors, global for images).
+            per channel of an image or field); "pixel" (the decoder gives one for each number of each datum); "learned" (by
+            column for vectors and fields (C, L), global for images).
+        channels_first: whether the columns are the first axis of the shape; None: where it has three.
     """
 
     fixed: Tensor
 
-    def __init__(self, shape: tuple[int, ...], sigma: Sigma | float = "learned"):
+    def __init__(self, shape: tuple[int, ...], sigma: Sigma | float = "learned", channels_first: bool | None = None):
         super().__init__()
-        image = len(shape) == 3
+        first = len(shape) == 3 if channels_first is None else channels_first
         if sigma == "learned":
-            sigma = "global" if image else "column"
+            sigma = "global" if len(shape) == 3 else "column"
         self.channels = 2 if sigma == "pixel" else 1
         if sigma == "global":
             self.raw = nn.Parameter(torch.zeros(()))
         elif sigma == "column":
-            self.raw = nn.Parameter(torch.zeros((shape[0], 1, 1) if image else shape[-1:]))
+            self.raw = nn.Parameter(torch.zeros((shape[0], *(1,) * (len(shape) - 1)) if first else shape[-1:]))
         elif sigma != "pixel":
             if isinstance(sigma, str) or not sigma > 0:
                 raise UserError(f"sigma is a positive number, learned, global, column or pixel, not {sigma!r}.")
@@ -246,31 +245,3 @@ def fixed_binary(x: Float[Tensor, "b *shape"], seed: int) -> Float[Tensor, "b *s
     weights = torch.arange(1, levels.shape[1] + 1, device=x.device) * -0x61C8864680B583EB  # the golden ratio, modulo 2^64
     keys = (levels * (weights | 1)).sum(1)  # a multiply-add hash, modulo 2^64
     return binary(x, uniforms(keys, levels.shape[1], seed, torch.float32).reshape(x.shape))
-
-
-def likelihood(name: str, spec: DataSpec, sigma: Sigma | float = "learned") -> Likelihood:
-    """The likelihood of this name for such data; "auto": logistic for images; for tables, points and series categorical where
-    some column holds categories, integers or gaps; Gaussian for the rest.
-
-    Raises UserError for an unknown name, and for likelihoods of levels where the data have none.
-    """
-    from pushforward.distributions.columns import Columns
-
-    vectors = spec.kind in ("table", "point", "series")
-    if name == "auto":
-        name = "logistic" if spec.kind == "image" else "categorical" if vectors and units(spec).discrete else "gaussian"
-    if name == "gaussian":
-        return Gaussian(spec.shape, sigma)
-    if name not in ("bernoulli", "logistic", "categorical"):
-        known = ["auto", "bernoulli", "gaussian", "logistic", "categorical"]
-        raise UserError(f"there is no likelihood {name!r}; {nearest(name, known)} (or 'auto')")
-    if name == "categorical" and vectors:
-        return Columns(spec)
-    if spec.kind != "image":
-        raise UserError(f"the {name} likelihood is for images, '{spec.name}' holds {spec.kind}; use likelihood='gaussian'.")
-    levels = spec.levels or 256
-    if name == "categorical" and levels > 256:
-        raise UserError(
-            f"a categorical likelihood has a logit for each level, and '{spec.name}' has {levels}: use likelihood='logistic'."
-        )
-    return {"bernoulli": Bernoulli, "logistic": DiscretisedLogistic, "categorical": Categorical}[name](levels)

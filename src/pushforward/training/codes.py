@@ -8,7 +8,7 @@ the measured shift and scale of latent diffusion (Rombach et al. 2022, arXiv:211
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,9 +20,7 @@ from pushforward.errors import UserError
 from pushforward.models.contract import Encodes, device_of
 from pushforward.progress import along
 from pushforward.training.records import CODES
-
-if TYPE_CHECKING:
-    from pushforward.training.runs import Run
+from pushforward.training.runs import Run
 
 MEMORY = 2 * 2**30  # bytes of codes held in memory; of larger sets they are computed as they are asked for
 MEASURED = 2**15  # data whose codes are measured where not all are in memory
@@ -44,7 +42,7 @@ class EncodedSplit:
         return z if z.is_floating_point() else z.flatten(1), condition  # a model of tokens reads a grid row by row
 
 
-def codes_of(run: Run, data: Data | None = None, *, posterior: str = "mean") -> Data:
+def codes_of(run: Run, data: Data | None = None) -> Data:
     """The codes z = encode(x) of all splits as new `Data`, with the conditions that the data have.
 
     Codes (B, C, H, W) and (B, C, L) are fields, vectors (B, D) points, integers (B, L) and (B, H, W) tokens of kind "codes".
@@ -53,13 +51,10 @@ def codes_of(run: Run, data: Data | None = None, *, posterior: str = "mean") -> 
     Args:
         run: of a model that encodes.
         data: other data of the same kind and shape; None: those that the run was trained on.
-        posterior: "mean", the one code of a datum that a stochastic encoder is asked for.
 
     Raises UserError for a model that does not encode, for data that it does not know or that are gone, and for codes that are
     not finite.
     """
-    if posterior != "mean":
-        raise UserError(f"posterior={posterior!r} was given; models give the mean of their codes: posterior='mean'.")
     if not isinstance(run.model, Encodes):
         raise UserError(f"'{run.record['model']['name']}' cannot encode; `pushforward models` lists who can.")
     data = run.load_data() if data is None else data

@@ -10,11 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pushforward import zoo
 from pushforward.data import conditions
 from pushforward.data.batches import Data
 from pushforward.data.conditions import parse_condition
-from pushforward.data.loading import load_data
 from pushforward.data.spec import DataSpec
 from pushforward.data.units import Units, units
 from pushforward.errors import UserError, nearest
@@ -30,20 +28,25 @@ from pushforward.models.contract import (
     device_of,
 )
 from pushforward.randomness import SampleRng
-from pushforward.training import checkpoints, engine
-from pushforward.training.codes import codes_of
+from pushforward.training import checkpoints
 from pushforward.training.log import read_history
-from pushforward.training.records import CODES, is_yours, read_record
 
 
 class Run:
     """A trained model with its data contract: what `pf.train` and `pf.load` return.
 
     model: the network with averaged weights, in eval mode. directory: where it is kept. record: what run.yaml says.
-    history: the rows of history.jsonl.
+    history: the rows of history.jsonl. data: what it was trained on, or what loads that when it is asked for.
     """
 
-    def __init__(self, model: nn.Module, spec: DataSpec, directory: Path, record: dict[str, Any], data: Data | None = None):
+    def __init__(
+        self,
+        model: nn.Module,
+        spec: DataSpec,
+        directory: Path,
+        record: dict[str, Any],
+        data: Data | Callable[[], Data] | None = None,
+    ):
         self.model, self.spec, self.directory, self.record = model, spec, Path(directory), record
         self._data = data
 
@@ -82,10 +85,9 @@ class Run:
     def load_data(self) -> Data:
         """The data that the run was trained on, loaded again from where they came."""
         if self._data is None:
-            source = self.record["data"]["source"]
-            if str(source.get("source", "<")).startswith("<"):
-                raise UserError(f"the run in {self.directory} was trained on data in memory; give the data again.")
-            self._data = open_data(**source)
+            raise UserError(f"the run in {self.directory} was trained on data in memory; give the data again.")
+        if not isinstance(self._data, Data):
+            self._data = self._data()
         return self._data
 
     def sample(
@@ -282,19 +284,6 @@ class Run:
         return self.model
 
 
-def open_data(source: Any, **options: Any) -> Data:
-    """The data of a source: "codes:RUN" are the codes of that run's model, all else is `load_data`'s."""
-    if isinstance(source, str) and source.startswith(CODES):
-        given = [name for name, value in options.items() if value != _DEFAULTS.get(name)]
-        if given:
-            raise UserError(f"{', '.join(given)} was given with {source}; codes are taken as they are, so leave it away.")
-        return codes_of(load(source.removeprefix(CODES)))
-    return load_data(source, **options)
-
-
-_DEFAULTS = {name: option.default for name, option in inspect.signature(load_data).parameters.items()}
-
-
 def _seed(seed: int | None) -> int:
     """The seed as given, or a fresh one."""
     return int(torch.randint(2**62, ()).item()) if seed is None else seed
@@ -307,31 +296,3 @@ def sampling_options(model_class: type, method: str = "sample") -> list[str]:
     """The names of a model's own options of `sample` (or another method that draws), beside those of the contract."""
     common = {"self", "condition", "generator", *ARGUMENTS[method]}
     return [name for name in inspect.signature(getattr(model_class, method)).parameters if name not in common]
-
-
-def load(directory: str | Path, *, device: str = "cpu", model: nn.Module | None = None, **settings: Any) -> Run:
-    """Opens a run directory. Needs no code beside the library, except for networks of your own: give those again, as the
-    settings they were (`pf.load(path, encoder=mine)`), or the whole model as `model=`.
-
-    Raises UserError for a directory that is not there, is no run, is half-written, or comes from another version.
-    """
-    directory = Path(directory)
-    record = read_record(directory)
-    try:
-        spec = DataSpec.from_dict(record["data"]["spec"])
-    except (TypeError, AttributeError, ValueError) as error:
-        raise UserError(f"{directory / 'run.yaml'} does not describe its data ({error}); it may be damaged.") from None
-    target = engine.resolve_device(device)
-    if model is None:
-        given = {**record["model"]["settings"], **settings}
-        foreign = [key for key, value in given.items() if is_yours(value)]
-        if foreign or record["model"]["name"] not in zoo.ZOO:
-            what = ", ".join(f"{key}=..." for key in foreign or ["model"])
-            raise UserError(f"the run in {directory} has parts of your own; give them again: pf.load(path, {what}).")
-        model = zoo.create(record["model"]["name"], spec, **given)
-    path = checkpoints.weights_file(directory, record.get("result", {}).get("status"))
-    tensors, _ = checkpoints.read_tensors(path)
-    if path.name != checkpoints.WEIGHTS.name:  # a run that is under way, or was killed: the average of its last checkpoint
-        tensors = {**checkpoints.section(tensors, "model"), **checkpoints.section(tensors, "average")}
-    checkpoints.load_weights(model, tensors, str(directory))
-    return Run(model.to(target).eval(), spec, directory, record)
