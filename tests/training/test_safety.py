@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -16,14 +17,16 @@ from small import Denoiser, Mean, points
 
 from pushforward.artefacts import read_recipe
 from pushforward.data.batches import ArraySplit, Data
+from pushforward.data.loading import load_data
 from pushforward.errors import UserError
 from pushforward.models.contract import Loss
 from pushforward.training import loop as loops
 from pushforward.training.checkpoints import STATE, WEIGHTS, fingerprint, read_tensors
 from pushforward.training.lock import LOCK, locked, refuse_if_running
-from pushforward.training.records import latest
 from pushforward.training.opening import load
+from pushforward.training.records import latest
 from pushforward.training.train import train
+from pushforward.zoo import create
 
 HERE = Path(__file__).parent
 QUICK = {"tensorboard": False, "precision": "fp32", "picture_every": 0, "batch_size": 32}
@@ -331,3 +334,13 @@ def test_a_signal_in_one_process_of_two_stops_both_at_one_step(tmp_path):
     assert re.findall(r"ended (\w+) (\d+)", done.stdout) == [("interrupted", "21")] * 2
     assert read_tensors(out / STATE)[1]["step"] == 21
     assert yaml.safe_load((out / "run.yaml").read_text())["result"]["status"] == "interrupted"
+
+
+def test_what_is_refused_at_the_first_step_leaves_the_place_free(tmp_path):
+    """Five rows have no ten components; the corrected command may use the same directory."""
+    data = load_data(np.random.default_rng(0).normal(size=(9, 2)), validation=0, test=0)
+    out = str(tmp_path / "run")
+    with pytest.raises(UserError, match="components=20"):
+        train(create("gmm", data.spec, components=20), data, out=out)
+    assert not (tmp_path / "run").exists()
+    assert train(create("gmm", data.spec, components=2), data, out=out).result["steps"] > 0

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import platform
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
@@ -194,13 +195,26 @@ def _train(
         display.say(begun.changes(replace(settings, steps=steps)))
     if rank == 0:
         write_yaml(directory / "run.yaml", run.record)
-    with threads(pace.threads):
-        outcome = loop.run()
+    try:
+        with threads(pace.threads):
+            outcome = loop.run()
+    except UserError:
+        if rank == 0 and begun is None and loop.step == 0 and not loop.failures:
+            _forget(directory)
+        raise
     run.record["result"] = _result(outcome, loop)
     if rank == 0:
         with Interrupts():  # what is left takes seconds, and a run without it would have to be resumed
             _keep(run)
     return run
+
+
+def _forget(directory: Path) -> None:
+    """Takes away what a run wrote that was refused before its first step: the corrected command may have the place."""
+    for path in (*directory.glob("*.yaml"), directory / "history.jsonl", *directory.glob(".*.tmp")):
+        path.unlink(missing_ok=True)
+    for folder in ("last", "tensorboard"):
+        shutil.rmtree(directory / folder, ignore_errors=True)
 
 
 def _defaults(name: str) -> dict[str, Any]:
