@@ -8,7 +8,9 @@ from pushforward.data.batches import Batch
 from pushforward.data.spec import Condition, DataSpec
 from pushforward.errors import UserError
 from pushforward.models.adversarial.gan import GAN, draw_condition
-from pushforward.models.contract import capabilities
+from pushforward.models.adversarial.objectives import OBJECTIVES
+from pushforward.models.adversarial.penalties import PENALTIES
+from pushforward.models.contract import Moment, capabilities
 from pushforward.nets.dcgan import DCGANGenerator
 from pushforward.randomness import SampleRng, UpdateRng, seeded
 
@@ -38,13 +40,13 @@ def train(model: GAN, batch_at, steps: int, learning_rate: float) -> None:
     """The loop in small: alternating turns, everything else frozen, a decaying learning rate, averaged weights at the end."""
     model.train()
     players = model.players()
+    owned = [set(p.parameters()) for p in players]  # asked for before any is frozen
     optimizers = [torch.optim.Adam(p.parameters(), betas=p.optimizer.betas, foreach=True) for p in players]
     average = [parameter.detach().clone() for parameter in model.parameters()]
     for step in range(steps):
         for turn, (player, optimizer) in enumerate(zip(players, optimizers, strict=True)):
-            own = set(player.parameters())
             for parameter in model.parameters():
-                parameter.requires_grad_(parameter in own)
+                parameter.requires_grad_(parameter in owned[turn])
             rng = update_rng(2 * step + turn)
             optimizer.zero_grad()
             player.loss(batch_at(rng), rng).total.backward()
@@ -99,21 +101,21 @@ def test_sampling_changes_nothing(model):
 def test_each_loss_moves_its_own_networks_only(model):
     critic, generator = model.players()
     assert (critic.name, generator.name) == ("critic", "generator")
-    assert not set(critic.parameters()) & set(generator.parameters())
-    assert set(critic.parameters()) | set(generator.parameters()) == set(model.parameters())
-    for player, other in ((critic, generator), (generator, critic)):
+    critics, generators = critic.parameters(), generator.parameters()
+    assert not set(critics) & set(generators) and {*critics, *generators} == set(model.parameters())
+    for player, own, others in ((critic, critics, generators), (generator, generators, critics)):
         model.zero_grad(set_to_none=True)
         for parameter in model.parameters():
             parameter.requires_grad_(False)
-        for parameter in player.parameters():
+        for parameter in own:
             parameter.requires_grad_(True)
         loss = player.loss(data(model), update_rng())
         assert loss.total.shape == () and all(not term.requires_grad for term in loss.terms.values())
         loss.total.backward()
         # Every parameter has a gradient (replicated training waits for each), no one of the other side has any.
-        assert all(parameter.grad is not None for parameter in player.parameters())
-        assert sum(parameter.grad.abs().sum() for parameter in player.parameters()) > 0
-        assert all(parameter.grad is None for parameter in other.parameters())
+        assert all(parameter.grad is not None for parameter in own)
+        assert sum(parameter.grad.abs().sum() for parameter in own) > 0
+        assert all(parameter.grad is None for parameter in others)
 
 
 def test_the_critic_cannot_reach_the_generator_even_unfrozen(model):
@@ -161,6 +163,62 @@ def test_settings_reach_the_players():
     assert (critic.optimizer.learning_rate, generator.optimizer.learning_rate) == (4e-3, 1e-3)
     assert critic.optimizer.betas == generator.optimizer.betas == (0.5, 0.999)
     assert build(learning_rate=3e-4).players()[0].optimizer.learning_rate == 3e-4
+
+
+def test_optimiser_settings_reach_both_players():
+    players = build(optimizer="rmsprop", betas=(0.0, 0.9), penalties={"r1": {"weight": 1, "every": 4}}).players()
+    assert [(p.optimizer.kind, p.optimizer.betas) for p in players] == [("rmsprop", (0.0, 0.9))] * 3
+    assert build().players()[0].optimizer.kind == "adamw"
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_every_objective_plays_with_every_penalty(name):
+    model = build((3,), "point", CLASSES, objective=name, penalties=dict.fromkeys(PENALTIES, 0.1))
+    critic, generator = model.players()
+    loss = critic.loss(data(model), update_rng())
+    assert loss.total.isfinite() and set(PENALTIES) <= set(loss.terms)
+    assert ("accuracy" in loss.terms) == (name not in ("wasserstein", "relativistic"))
+    assert generator.loss(data(model), update_rng()).total.isfinite()
+
+
+def test_the_critics_loss_is_objective_plus_weighted_penalties():
+    with_penalties = build((2,), "point", penalties={"r1": 0.5, "zero-centred": 2.0})
+    without = build((2,), "point", penalties={})
+    loss, bare = (m.players()[0].loss(data(m), update_rng()) for m in (with_penalties, without))
+    torch.testing.assert_close(loss.total, bare.total + 0.5 * loss.terms["r1"] + 2 * loss.terms["zero-centred"])
+
+
+def test_a_penalty_with_an_interval_is_a_player_on_the_critic():
+    model = build((2,), "point", penalties={"r1": {"weight": 0.5, "every": 8}}, critic_steps=3)
+    critic, lazy, generator = model.players()
+    assert (critic.name, lazy.name, generator.name) == ("critic", "critic r1", "generator")
+    assert (lazy.every, lazy.repeat, critic.every) == (8, 3, 1)
+    assert lazy.parameters() == critic.parameters() and lazy.optimizer == critic.optimizer
+    loss = lazy.loss(data(model), update_rng())
+    torch.testing.assert_close(loss.total, 8 * 0.5 * loss.terms["r1"])  # as heavy over eight steps as 0.5 at each
+    assert "r1" not in critic.loss(data(model), update_rng()).terms
+    each = build((2,), "point", penalties={"r1": 0.5}).players()[0].loss(data(model), update_rng())
+    torch.testing.assert_close(loss.terms["r1"], each.terms["r1"])
+
+
+def test_clipping_holds_the_critics_weights_and_no_others():
+    model = build((2,), "point", CLASSES, objective="wasserstein", penalties={}, weight_clip=0.01)
+    critic, generator = model.players()
+    before = [parameter.clone() for parameter in generator.parameters()]
+    with torch.no_grad():
+        critic.after_update({}, Moment(0, 0.0, update_rng()))
+    assert max(parameter.abs().max() for parameter in critic.parameters()) <= 0.01
+    assert all(torch.equal(old, new) for old, new in zip(before, generator.parameters(), strict=True))
+    assert generator.after_update is None and build().players()[0].after_update is None
+
+
+def test_the_real_outputs_reach_a_relativistic_generator():
+    model = build((2,), "point", objective="relativistic")
+    batches = [Batch(data(model).x + shift) for shift in (0.0, 1.0)]
+    losses = [model.generator_loss(batch, update_rng()).total for batch in batches]
+    assert losses[0] != losses[1]
+    other = build((2,), "point")
+    assert other.generator_loss(batches[0], update_rng()).total == other.generator_loss(batches[1], update_rng()).total
 
 
 def test_conditions_are_drawn_as_often_as_in_the_data():
@@ -218,6 +276,9 @@ def test_your_own_networks():
         ({"network": "dcgan", "shape": (1, 6, 6)}, "resize to 8x8"),
         ({"shape": (3, 200, 150)}, "resize to 128x128"),
         ({"condition": Condition("text", 0)}, "class, attributes"),
+        ({"penalties": {"r3": 1.0}}, "no penalty 'r3'"),
+        ({"objective": "wasserstein", "penalties": {}}, "no minimum while the critic's slope is free"),
+        ({"weight_clip": 0.0}, "leaves the critic nothing"),
     ],
 )
 def test_what_cannot_be_is_refused_with_a_sentence(settings, sentence):
@@ -233,7 +294,7 @@ def test_auto_takes_dcgan_for_images_and_mlp_otherwise():
 
 def test_learns_the_mean_and_covariance_of_a_gaussian():
     root, mean = torch.tensor([[1.0, 0.0], [0.8, 0.6]]), torch.tensor([1.0, -0.5])
-    model = build((2,), "point", latent_dim=4, r1=0.3)
+    model = build((2,), "point", latent_dim=4, penalties={"r1": 0.3})
     train(model, lambda rng: Batch(rng.randn(128, 2) @ root.T + mean), steps=1000, learning_rate=2e-3)
     x = model.sample(5000, generator=0)
     # 5000 samples: standard error 0.014 of a mean, 0.02 of a variance. The rest is the game's own wander.
@@ -256,7 +317,7 @@ def test_the_defaults_for_points_find_narrow_modes():
 
 def test_a_conditional_gan_puts_each_class_in_its_place():
     centres = torch.tensor([[-1.0, 0.0], [1.0, 0.0], [0.0, 1.5]])
-    model = build((2,), "point", condition=Condition("class", 3), latent_dim=4, r1=1.0)
+    model = build((2,), "point", condition=Condition("class", 3), latent_dim=4, penalties={"r1": 1.0})
 
     def batch(rng):
         label = rng.randint(3, 96)

@@ -7,6 +7,10 @@ q the generator's; in turns, with fresh noise each,
     critic     min  E_real[softplus(-l(x))] + E_z[softplus(l(G(z)))]
     generator  min  E_z[softplus(-l(G(z)))]          (non-saturating; objectives.py holds the others)
 
+The choices are independent of each other: an objective (what both sides want of the critic's outputs), penalties on the
+critic's slope (penalties.py; each in the critic's loss, or at every k-th step as a player of its own that shares the
+critic's optimiser), networks, optimiser, and clipping of the critic's weights (Arjovsky et al. 2017).
+
 With a condition c the game is played on pairs (x, c): both networks see an embedding of c, the fakes are made for the
 conditions of the real batch (Mirza and Osindero 2014).
 
@@ -19,6 +23,10 @@ Goodfellow et al. 2014, arXiv:1406.2661; Radford et al. 2016, arXiv:1511.06434; 
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
+from typing import Literal
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -27,50 +35,15 @@ from pushforward.data.batches import Batch
 from pushforward.data.spec import Condition, DataSpec
 from pushforward.errors import UserError
 from pushforward.models.adversarial.objectives import objective as objective_of
-from pushforward.models.adversarial.penalties import r1 as r1_penalty
-from pushforward.models.contract import Generator, Loss, OptimizerSettings, Player, device_of
+from pushforward.models.adversarial.penalties import Penalty
+from pushforward.models.adversarial.penalties import penalties as penalties_of
+from pushforward.models.contract import Generator, Loss, Moment, OptimizerSettings, Player, device_of
+from pushforward.nets.adversaries import MLPCritic, MLPGenerator
 from pushforward.nets.conditioning import ConditionEmbedding, condition_rates, draw_condition
 from pushforward.nets.dcgan import SMALLEST, DCGANCritic, DCGANGenerator
-from pushforward.nets.mlp import mlp
 from pushforward.randomness import Rng, as_rng
 
 EMBEDDING = 32  # the width of a condition's vector
-
-
-def keep_variance(network: nn.Module) -> None:
-    """He et al. 2015's draw: activations as wide after a layer as before. With torch's own a generator starts as a point,
-    and a point is pulled about as one: it takes long to spread, or ends on a part of the data."""
-    for module in network.modules():
-        if isinstance(module, nn.Linear):
-            nn.init.kaiming_normal_(module.weight)
-            nn.init.zeros_(module.bias)
-
-
-class MLPGenerator(nn.Module):
-    """z (B, latent_dim), embedding or None -> x (B, *shape), in [-1, 1] where `bounded`."""
-
-    def __init__(self, shape: tuple[int, ...], latent_dim: int, width: int, embedding: int, bounded: bool):
-        super().__init__()
-        self.shape, self.bounded = tuple(shape), bounded
-        self.net = mlp(latent_dim + embedding, int(torch.Size(shape).numel()), (width,) * 3, "relu")
-        keep_variance(self.net)
-
-    def forward(self, z: Float[Tensor, "b d"], embedding: Float[Tensor, "b e"] | None = None) -> Float[Tensor, "b *shape"]:
-        x = self.net(z if embedding is None else torch.cat([z, embedding], 1)).unflatten(1, self.shape)
-        return torch.tanh(x) if self.bounded else x
-
-
-class MLPCritic(nn.Module):
-    """x (B, *shape), embedding or None -> logits (B,)."""
-
-    def __init__(self, shape: tuple[int, ...], width: int, embedding: int):
-        super().__init__()
-        self.net = mlp(int(torch.Size(shape).numel()) + embedding, 1, (width,) * 3, "leaky-relu")
-        keep_variance(self.net)
-
-    def forward(self, x: Float[Tensor, "b *shape"], embedding: Float[Tensor, "b e"] | None = None) -> Float[Tensor, " b"]:
-        x = x.flatten(1)
-        return self.net(x if embedding is None else torch.cat([x, embedding.to(x.dtype)], 1)).squeeze(1)
 
 
 def usual_condition(condition: Condition, n: int, device: torch.device) -> Tensor:
@@ -90,13 +63,20 @@ class GAN(nn.Module):
     Args:
         spec: the data.
         latent_dim: dimension of z ~ N(0, I); None: 64 for images, else that of the data, at most 64.
-        objective: what the two sides minimise: "non-saturating" or "minimax" (saturates, for study).
+        objective: what the two sides minimise: "non-saturating", "minimax" (saturates, for study), "relativistic",
+            "least-squares", "least-squares-centred", "hinge", "wasserstein", or an f-divergence: "f-kl", "f-reverse-kl",
+            "f-pearson", "f-neyman", "f-squared-hellinger", "f-jensen-shannon", "f-total-variation".
         network: "dcgan" (convolutions, images of 8 to 128 pixels a side), "mlp", or "auto": dcgan for images.
         width: channels of the finest convolutions, doubling as sizes halve; an eighth of the units of an MLP's layers.
         critic_steps: updates of the critic for each one of the generator.
-        r1: weight of the penalty on the critic's slope at real data (penalties.py); 0: none; None: 0.5 for images, else 0.01.
+        penalties: on the critic's slope, name -> weight or name -> {weight, every}: with every = 16 it is taken at each 16th
+            step, 16 times as heavy. Names: r1, r2, gradient-penalty, one-sided-penalty, zero-centred, dragan; {}: none;
+            None: {r1: 0.5} for images, else {r1: 0.01}.
+        weight_clip: the critic's weights are held within +- this after each of its updates (WGAN: 0.01); None: not at all.
         learning_rate: of the generator; None: 5e-4 for images, else 1e-3.
         critic_learning_rate: of the critic; None: the generator's.
+        optimizer: of both: adamw (without weight decay: Adam), adam, rmsprop (its alpha is the second of betas), sgd.
+        betas: its decays of the moving averages of gradients and of their squares.
         generator_network: your own module instead: z (B, latent_dim) -> x (B, *shape); where the data have a
             condition it is called with its embedding (B, 32) as a second argument.
         critic_network: your own module instead: x (B, *shape) -> logits, with the same second argument.
@@ -111,9 +91,12 @@ class GAN(nn.Module):
         network: str = "auto",
         width: int = 32,
         critic_steps: int = 1,
-        r1: float | None = None,
+        penalties: dict[str, float | dict[str, float]] | None = None,
+        weight_clip: float | None = None,
         learning_rate: float | None = None,
         critic_learning_rate: float | None = None,
+        optimizer: Literal["adamw", "adam", "rmsprop", "sgd"] = "adamw",
+        betas: tuple[float, float] = (0.5, 0.999),
         generator_network: nn.Module | None = None,
         critic_network: nn.Module | None = None,
     ):
@@ -122,14 +105,22 @@ class GAN(nn.Module):
         if latent_dim is None:
             # More noise than the data have dimensions has to be folded away, and blurs points (docs/gan.md has figures).
             latent_dim = 64 if image else min(64, spec.dimensions)
-        if r1 is None:
+        if penalties is None:
             # The penalty flattens the critic around the data: 0.5 would hide all that is finer than standardised points' scale.
-            r1 = 0.5 if image else 0.01
+            penalties = {"r1": 0.5 if image else 0.01}
         if learning_rate is None:
             learning_rate = 5e-4 if image else 1e-3
         self.spec, self.latent_dim, self.critic_steps = spec, latent_dim, critic_steps
         self.objective = objective_of(objective)
-        self.r1 = r1
+        self.penalties, self.weight_clip = penalties_of(penalties), weight_clip
+        if weight_clip is not None and not weight_clip > 0:
+            raise UserError(f"weight_clip = {weight_clip} leaves the critic nothing; give a number above 0, such as 0.01.")
+        if self.objective.lipschitz and not (self.penalties or weight_clip or critic_network):
+            raise UserError(
+                f"objective='{objective}' has no minimum while the critic's slope is free; "
+                "add penalties={'gradient-penalty': 10} or weight_clip=0.01."
+            )
+        self.optimizer, self.betas = optimizer, betas
         self.learning_rate, self.critic_learning_rate = learning_rate, critic_learning_rate or learning_rate
         self.generator_embedding = ConditionEmbedding(spec.condition, EMBEDDING, ("class", "attributes"))
         self.critic_embedding = ConditionEmbedding(spec.condition, EMBEDDING, ("class", "attributes"))
@@ -153,49 +144,74 @@ class GAN(nn.Module):
         self.generator, self.critic = generator_network, critic_network
 
     def players(self) -> list[Player]:
-        """The critic's turn, then the generator's."""
+        """The critic's turn, that of each penalty which has an interval, and the generator's."""
 
         def optimizer(learning_rate: float) -> OptimizerSettings:
-            return OptimizerSettings(learning_rate, betas=(0.5, 0.999))
+            return OptimizerSettings(learning_rate, betas=self.betas, kind=self.optimizer)
 
-        return [
-            Player(
-                "critic",
-                [self.critic, self.critic_embedding],
-                self.critic_loss,
-                optimizer=optimizer(self.critic_learning_rate),
-                repeat=self.critic_steps,
-            ),
-            Player(
-                "generator",
-                [self.generator, self.generator_embedding],
-                self.generator_loss,
-                optimizer=optimizer(self.learning_rate),
-            ),
+        critic = Player(
+            "critic",
+            [self.critic, self.critic_embedding],
+            self.critic_loss,
+            optimizer=optimizer(self.critic_learning_rate),
+            repeat=self.critic_steps,
+            after_update=self._clip_weights if self.weight_clip else None,
+            validates=False,
+        )
+        lazy = [
+            replace(critic, name=f"critic {penalty.name}", loss=partial(self.penalty_loss, penalty), every=penalty.every)
+            for penalty in self.penalties
+            if penalty.every > 1
         ]
+        generator = Player(
+            "generator",
+            [self.generator, self.generator_embedding],
+            self.generator_loss,
+            optimizer=optimizer(self.learning_rate),
+            validates=False,
+        )
+        return [critic, *lazy, generator]
 
     def critic_loss(self, batch: Batch, rng: Rng) -> Loss:
         """The critic against fakes that it cannot change, made for the conditions of the batch."""
-        with torch.no_grad():
-            fake = self._generate(rng.randn(len(batch), self.latent_dim), batch.condition)
+        fake = self._fakes(batch, rng)
         real_logits = self._judge(batch.x, batch.condition)
         fake_logits = self._judge(fake, batch.condition)
-        with torch.no_grad():
-            terms = {
-                "real logit": real_logits.float().mean(),
-                "fake logit": fake_logits.float().mean(),
-                "accuracy": ((real_logits > 0).float().mean() + (fake_logits < 0).float().mean()) / 2,
-            }
+        terms = {"real logit": real_logits.detach().float().mean(), "fake logit": fake_logits.detach().float().mean()}
+        if (boundary := self.objective.boundary) is not None:
+            right = (real_logits > boundary).float().mean() + (fake_logits < boundary).float().mean()
+            terms["accuracy"] = right / 2
         total = self.objective.critic(real_logits, fake_logits)
-        if self.r1:
-            penalty = r1_penalty(lambda x: self._judge(x, batch.condition), batch.x, fake, rng)
-            total, terms["r1"] = total + self.r1 * penalty, penalty.detach()
+        for penalty in self.penalties:
+            if penalty.every == 1:
+                value = self._penalised(penalty, batch, fake, rng)
+                total, terms[penalty.name] = total + penalty.weight * value, value.detach()
         return Loss(total, terms)
 
+    def penalty_loss(self, penalty: Penalty, batch: Batch, rng: Rng) -> Loss:
+        """One penalty by itself, as heavy as it would be over the steps on which it is not taken."""
+        value = self._penalised(penalty, batch, self._fakes(batch, rng), rng)
+        return Loss(penalty.weight * penalty.every * value, {penalty.name: value.detach()})
+
     def generator_loss(self, batch: Batch, rng: Rng) -> Loss:
-        """The generator against the critic as it stands; of the batch only the conditions are used."""
-        fake = self._generate(rng.randn(len(batch), self.latent_dim), batch.condition)
-        return Loss(self.objective.generator(self._judge(fake, batch.condition)))
+        """The generator against the critic as it stands, with fakes for the conditions of the batch."""
+        fake = self._judge(self._generate(rng.randn(len(batch), self.latent_dim), batch.condition), batch.condition)
+        real = fake.new_empty(0)  # not looked at
+        if self.objective.paired:
+            with torch.no_grad():
+                real = self._judge(batch.x, batch.condition)
+        return Loss(self.objective.generator(real, fake))
+
+    def _fakes(self, batch: Batch, rng: Rng) -> Tensor:
+        with torch.no_grad():
+            return self._generate(rng.randn(len(batch), self.latent_dim), batch.condition)
+
+    def _penalised(self, penalty: Penalty, batch: Batch, fake: Tensor, rng: Rng) -> Tensor:
+        return penalty.function(lambda x: self._judge(x, batch.condition), batch.x, fake, rng)
+
+    def _clip_weights(self, keep: dict[str, Tensor], moment: Moment) -> None:
+        for parameter in (*self.critic.parameters(), *self.critic_embedding.parameters()):
+            parameter.clamp_(-self.weight_clip, self.weight_clip)
 
     def sample(
         self, n: int, *, condition: Tensor | None = None, generator: Generator = None, truncation: float = 1.0
@@ -208,7 +224,7 @@ class GAN(nn.Module):
         with torch.no_grad():
             return self.decode(truncation * rng.randn(n, self.latent_dim), condition=condition)
 
-    def draw_codes(self, n: int, *, generator: Generator = None) -> Float[Tensor, "n d"]:
+    def draw_codes(self, n: int, *, condition: Tensor | None = None, generator: Generator = None) -> Float[Tensor, "n d"]:
         """z ~ N(0, I)."""
         return as_rng(generator, device_of(self)).randn(n, self.latent_dim)
 

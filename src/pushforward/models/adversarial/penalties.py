@@ -1,27 +1,137 @@
 """What is added to the critic's loss to keep the game stable: pure functions (critic, real, fake, rng) -> scalar.
 
-R1 is half the mean squared slope of the critic at real data. Without it the alternating game may circle round its fixed
-point for ever, or leave it, where data lie on a thin set; with it training converges locally, for any weight > 0.
+All look at the slope of the critic's output by its input, one gradient a datum, at different places:
 
-Mescheder, Geiger and Nowozin 2018, "Which training methods for GANs do actually converge?", arXiv:1801.04406.
+    r1                    E |grad l|^2 / 2         at real data
+    r2                    E |grad l|^2 / 2         at fakes
+    gradient-penalty      E (|grad l| - 1)^2       between: u x + (1 - u) G(z), u uniform (WGAN-GP, two-sided)
+    one-sided-penalty     E max(0, |grad l| - 1)^2 between
+    zero-centred          E |grad l|^2             between
+    dragan                E (|grad l| - 1)^2       near real data: x + noise of half their deviation
+
+R1: the alternating game may circle round its fixed point for ever, or leave it, where data lie on a thin set; with it
+training converges locally, for any weight > 0. WGAN-GP: the best critic of slope <= 1 has slope 1 almost everywhere on the
+lines of an optimal coupling of data and fakes.
+
+A slope of one datum is well-defined only where the critic judges each by itself: not with batch norm.
+
+Gulrajani et al. 2017 (WGAN-GP, both sides), arXiv:1704.00028; Kodali et al. 2017 (DRAGAN), arXiv:1705.07215; Mescheder,
+Geiger and Nowozin 2018 (R1, R2), arXiv:1801.04406; Thanh-Tung, Tran and Venkatesh 2019 (zero-centred), arXiv:1902.03984.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from pushforward.errors import UserError, nearest
 from pushforward.randomness import Rng
 
 Critic = Callable[[Tensor], Tensor]  # data -> logits
+Function = Callable[[Critic, Tensor, Tensor, Rng], Tensor]
 
 
-def r1(critic: Critic, real: Float[Tensor, "b *shape"], fake: Tensor | None, rng: Rng | None) -> Float[Tensor, ""]:
-    """1/2 E_real |grad_x l(x)|^2."""
-    real = real.detach().requires_grad_()
+def squared_slope(critic: Critic, x: Float[Tensor, "b *shape"]) -> Float[Tensor, " b"]:
+    """|grad_x l(x)|^2 of each datum, differentiable by the critic's parameters."""
+    x = x.detach().float().requires_grad_()  # fakes come in bfloat16 out of mixed precision
     with torch.enable_grad():
-        (slope,) = torch.autograd.grad(critic(real).float().sum(), real, create_graph=True)
-    return 0.5 * slope.float().flatten(1).square().sum(1).mean()
+        (slope,) = torch.autograd.grad(critic(x).float().sum(), x, create_graph=True)
+    return slope.float().flatten(1).square().sum(1)
+
+
+def length(squared: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
+    """The root, with a gradient of 0 instead of infinity where the slope is 0."""
+    return torch.where(squared > 0, squared.clamp(min=1e-24).sqrt(), 0.0)
+
+
+def between(real: Float[Tensor, "b *shape"], fake: Float[Tensor, "b *shape"], rng: Rng) -> Float[Tensor, "b *shape"]:
+    """u real + (1 - u) fake, one u a row."""
+    u = rng.rand(len(real)).to(real.dtype).view(-1, *[1] * (real.dim() - 1))
+    return torch.lerp(fake.to(real.dtype), real, u)
+
+
+def r1(critic: Critic, real: Float[Tensor, "b *shape"], fake: Tensor, rng: Rng) -> Float[Tensor, ""]:
+    """1/2 E_real |grad_x l(x)|^2."""
+    return 0.5 * squared_slope(critic, real).mean()
+
+
+def r2(critic: Critic, real: Tensor, fake: Float[Tensor, "b *shape"], rng: Rng) -> Float[Tensor, ""]:
+    """1/2 E_fake |grad_x l(x)|^2."""
+    return 0.5 * squared_slope(critic, fake).mean()
+
+
+def gradient_penalty(
+    critic: Critic, real: Float[Tensor, "b *shape"], fake: Float[Tensor, "b *shape"], rng: Rng
+) -> Float[Tensor, ""]:
+    """E (|grad l| - 1)^2 on lines between data and fakes; the paper's weight is 10."""
+    return (length(squared_slope(critic, between(real, fake, rng))) - 1).square().mean()
+
+
+def one_sided_penalty(
+    critic: Critic, real: Float[Tensor, "b *shape"], fake: Float[Tensor, "b *shape"], rng: Rng
+) -> Float[Tensor, ""]:
+    """E max(0, |grad l| - 1)^2 on those lines: only slopes above 1 cost."""
+    return torch.relu(length(squared_slope(critic, between(real, fake, rng))) - 1).square().mean()
+
+
+def zero_centred(
+    critic: Critic, real: Float[Tensor, "b *shape"], fake: Float[Tensor, "b *shape"], rng: Rng
+) -> Float[Tensor, ""]:
+    """E |grad l|^2 on those lines."""
+    return squared_slope(critic, between(real, fake, rng)).mean()
+
+
+def dragan(critic: Critic, real: Float[Tensor, "b *shape"], fake: Tensor, rng: Rng) -> Float[Tensor, ""]:
+    """E (|grad l| - 1)^2 at real data with noise of half the deviation of the batch; the paper's weight is 10."""
+    near = real + 0.5 * real.std(correction=0) * rng.randn_like(real)
+    return (length(squared_slope(critic, near)) - 1).square().mean()
+
+
+PENALTIES: dict[str, Function] = {
+    "r1": r1,
+    "r2": r2,
+    "gradient-penalty": gradient_penalty,
+    "one-sided-penalty": one_sided_penalty,
+    "zero-centred": zero_centred,
+    "dragan": dragan,
+}
+
+
+@dataclass(frozen=True)
+class Penalty:
+    """A penalty with its weight, at each `every`-th step (and then that many times as heavy)."""
+
+    name: str
+    function: Function
+    weight: float
+    every: int = 1
+
+
+def penalties(settings: Mapping[str, float | Mapping[str, float]]) -> list[Penalty]:
+    """Of {name: weight} or {name: {"weight": weight, "every": steps}}; those of weight 0 are left away.
+
+    >>> [(p.name, p.weight, p.every) for p in penalties({"r1": 0.5, "r2": {"weight": 1, "every": 16}})]
+    [('r1', 0.5, 1), ('r2', 1.0, 16)]
+
+    Raises UserError for unknown names, negative weights and intervals that are no counts.
+    """
+    found = []
+    for name, given in settings.items():
+        if name not in PENALTIES:
+            raise UserError(f"there is no penalty '{name}'; {nearest(name, PENALTIES)}")
+        values = dict(given) if isinstance(given, Mapping) else {"weight": given}
+        if "weight" not in values or not set(values) <= {"weight", "every"}:
+            raise UserError(f"penalty '{name}' has {values}; give a weight, or {{weight: 10, every: 16}}.")
+        weight, every = values["weight"], values.get("every", 1)
+        if not (math.isfinite(weight) and weight >= 0):
+            raise UserError(f"the weight of penalty '{name}' is {weight}; give a number >= 0.")
+        if every < 1 or every != int(every):
+            raise UserError(f"penalty '{name}' has every = {every}; give a number of steps, at least 1.")
+        if weight:
+            found.append(Penalty(name, PENALTIES[name], float(weight), int(every)))
+    return found
