@@ -44,6 +44,18 @@ def test_log_det_is_that_of_the_jacobian():
     assert lines.units.log_det == pytest.approx(-8 * sum(math.log(column.scale) for column in lines.spec.columns))
 
 
+def test_fields_far_from_0_keep_their_digits():
+    """Pressures in pascal, times since 1970: float32 has steps of 8 at 1e8, eight times the spread."""
+    values = 1e8 + np.random.default_rng(1).normal(size=(40, 2, 3, 5))
+    data = load_data(values, kind="field", validation=0, test=0)
+    x = data.units.to_model(data.train.codes)
+    assert data.train.codes.dtype == torch.float64 and x.dtype == torch.float32
+    expected = (values - values.mean((0, 2, 3), keepdims=True)) / values.std((0, 2, 3), keepdims=True)
+    torch.testing.assert_close(x, torch.from_numpy(expected).float(), rtol=1e-5, atol=1e-5)
+    assert torch.equal(data.units.to_model(data.units.parse(values)), x)
+    torch.testing.assert_close(data.units.to_codes(x), torch.from_numpy(values), rtol=0, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     "array, options, kind",
     [

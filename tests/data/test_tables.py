@@ -218,3 +218,14 @@ def test_columns_far_from_0_keep_their_digits(source):
 
 def test_near_columns_stay_in_float32():
     assert load_data(np.random.default_rng(0).normal(size=(50, 2))).train.codes.dtype == torch.float32
+
+
+def test_integers_of_a_wide_range_are_kept_to_the_last():
+    """Identifiers around 0 up to a billion, whose mean is small: float32 has steps of 64 there."""
+    ids = np.random.default_rng(0).integers(-(10**9), 10**9, 500)
+    data = load_data(pd.DataFrame({"id": ids, "b": np.random.default_rng(1).normal(size=500)}), validation=0, test=0)
+    codes, _ = take(data.train)
+    assert data.spec.columns[0].integer and torch.equal(codes[:, 0].long(), torch.from_numpy(ids))
+    there = data.units.present(data.units.to_codes(data.units.to_model(codes)))
+    assert there["id"].dtype == np.int64 and np.abs(there["id"] - ids).max() < 200  # a model's x has 24 bits
+    assert load_data(pd.DataFrame({"n": np.arange(500), "b": np.arange(500) / 7})).train.codes.dtype == torch.float32

@@ -22,6 +22,22 @@ def test_a_constant_has_no_details():
     torch.testing.assert_close(rest, torch.full_like(rest, 0.7))
 
 
+@pytest.mark.parametrize("height, width", [(32, 32), (33, 47), (46, 39)])
+def test_a_slope_is_no_detail(height, width):
+    """Smaller and larger images lie on each other: of a ramp, bands hold nothing but what the border's pixels miss."""
+    across, down = torch.arange(width, dtype=torch.float64), torch.arange(height, dtype=torch.float64)
+    x = (0.7 * across - 0.3 * down[:, None])[None, None]
+    finest, second, *_ = laplacian_pyramid(x)
+    assert finest[..., 4:-4, 4:-4].abs().max() < 1e-9 and second[..., 6:-6, 6:-6].abs().max() < 1e-9
+
+
+def test_the_finest_band_of_a_wave_is_what_blurring_takes():
+    """Two blurs of variance 1 take 1 - (1 - w^2 / 2)^2, about w^2, of a wave's height, w = 2 pi / 32."""
+    x = torch.cos(torch.arange(64, dtype=torch.float64) * 2 * torch.pi / 32).expand(1, 1, 64, 64)
+    height = float(laplacian_pyramid(x)[0][..., 8:-8].square().mean().sqrt() / x[..., 8:-8].square().mean().sqrt())
+    assert height == pytest.approx((2 * torch.pi / 32) ** 2, rel=0.05)
+
+
 def test_a_shift_of_all_pixels_costs_the_area_times_itself():
     """All of it is in the coarsest image, whose 4^j weight makes up for the pixels that it lacks."""
     x = torch.rand(3, 2, 16, 16, dtype=torch.float64)

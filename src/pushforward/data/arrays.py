@@ -137,7 +137,7 @@ def load_arrays(arrays: dict[str, np.ndarray], options: Options, name: str, leve
             spec = fields.field_spec(train, name, notes)
         else:
             spec = fields.point_spec(train, name, notes, np.concatenate(list(data.values())))
-            splits = assembly.settled(splits, spec.columns)
+        splits = assembly.settled(splits, spec.columns)
     return assembly.assemble(spec, splits, notes, described)
 
 

@@ -238,9 +238,8 @@ def column_of_numbers(name: str, train: np.ndarray, everything: np.ndarray, note
     if not scale > 1e-12 * max(1.0, abs(mean)):
         notes.append(f"column '{name}' is constant in the training set; it is left unscaled.")
         scale = 1.0
-    # A model sees float32: with more digits than this around the mean, rounding would not give the integer back.
-    if integer and np.nanmax(np.abs(everything - mean)) > 2**22:
-        notes.append(f"column '{name}' holds integers more than 2^22 from their mean; they are taken as numbers with 7 digits.")
+    if integer and np.nanmax(np.abs(everything)) > 2**53:
+        notes.append(f"column '{name}' holds integers beyond 2^53; they are taken as numbers with 16 digits.")
         integer = False
     return Column(name, "number", integer=integer, missing=missing, mean=mean, scale=scale)
 

@@ -101,4 +101,4 @@ def field_splits(data: dict[str, np.ndarray], what: str, notes: list[str], asked
         notes.append(
             f"fractions of shape {shape[1:]} are taken as a field of {shape[1]} channels (channels first; kind=... to choose)."
         )
-    return {part: ArraySplit(torch.from_numpy(np.asarray(array, np.float32))) for part, array in data.items()}
+    return {part: ArraySplit(torch.from_numpy(assembly.exact(array))) for part, array in data.items()}

@@ -20,13 +20,17 @@ def code_dtype(columns: Iterable[Column]) -> torch.dtype:
     """What rows of these columns are kept in: float32, or float64 where its 24 bits would not do.
 
     A mean of a thousand scales (times since 1970, say) leaves float32 fewer than 14 bits for what varies; integers are exact
-    to 2^24.
+    to 2^24, which 64 scales, for the sake of long tails, are to stay within.
 
     >>> code_dtype([Column("time", "number", mean=1.7e9, scale=1e3)]), code_dtype([Column("x", "number", mean=3.0)])
     (torch.float64, torch.float32)
     """
-    far = (c.kind == "number" and abs(c.mean) > min(1000 * c.scale, 2**20 if c.integer else math.inf) for c in columns)
-    return torch.float64 if any(far) else torch.float32
+
+    def far(c: Column) -> bool:
+        large = c.integer and abs(c.mean) + 64 * c.scale > 2**24
+        return c.kind == "number" and (large or abs(c.mean) > 1000 * c.scale)
+
+    return torch.float64 if any(map(far, columns)) else torch.float32
 
 
 class TableUnits(Units):

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from pushforward.data.base_units import Units, numbers, refuse_infinite
 from pushforward.data.spec import DataSpec, Vocabulary
-from pushforward.data.table_units import TableUnits
+from pushforward.data.table_units import TableUnits, code_dtype
 from pushforward.errors import UserError
 from pushforward.randomness import Rng
 
@@ -90,25 +90,25 @@ class ImageUnits(Units):
 
 
 class FieldUnits(Units):
-    """Numbers (C, H, W) or (C, L), standardised by channel."""
+    """Numbers (C, H, W) or (C, L), standardised by channel; those far from 0 in float64, as columns of tables are."""
 
     def __init__(self, spec: DataSpec):
         super().__init__(spec)
-        places = (len(spec.columns), *(1,) * (len(spec.shape) - 1))
-        self.mean = torch.tensor([column.mean for column in spec.columns]).reshape(places)
-        self.scale = torch.tensor([column.scale for column in spec.columns]).reshape(places)
+        self.dtype, places = code_dtype(spec.columns), (len(spec.columns), *(1,) * (len(spec.shape) - 1))
+        self.mean = torch.tensor([column.mean for column in spec.columns], dtype=self.dtype).reshape(places)
+        self.scale = torch.tensor([column.scale for column in spec.columns], dtype=self.dtype).reshape(places)
         self.log_det = -spec.dimensions / spec.shape[0] * sum(math.log(column.scale) for column in spec.columns)
 
     def to_model(self, codes: Tensor, rng: Rng | None = None) -> Tensor:
         self.mean, self.scale = self.mean.to(codes.device), self.scale.to(codes.device)
-        return (codes.float() - self.mean) / self.scale
+        return ((codes.to(self.dtype) - self.mean) / self.scale).float()
 
     def to_codes(self, x: Tensor) -> Tensor:
         self.mean, self.scale = self.mean.to(x.device), self.scale.to(x.device)
-        return x.float() * self.scale + self.mean
+        return x.to(self.dtype) * self.scale + self.mean
 
     def parse(self, values: Any) -> Tensor:
-        codes = numbers(values).float()
+        codes = numbers(values).to(self.dtype)
         codes = codes[None] if codes.dim() == len(self.spec.shape) else codes
         if tuple(codes.shape[1:]) != tuple(self.spec.shape):
             raise UserError(
