@@ -155,7 +155,7 @@ class GAN(nn.Module):
             self.critic_loss,
             optimizer=optimizer(self.critic_learning_rate),
             repeat=self.critic_steps,
-            after_update=self._clip_weights if self.weight_clip else None,
+            after_update=None if self.weight_clip is None else partial(self._clip_weights, self.weight_clip),
             validates=False,
         )
         lazy = [
@@ -209,9 +209,9 @@ class GAN(nn.Module):
     def _penalised(self, penalty: Penalty, batch: Batch, fake: Tensor, rng: Rng) -> Tensor:
         return penalty.function(lambda x: self._judge(x, batch.condition), batch.x, fake, rng)
 
-    def _clip_weights(self, keep: dict[str, Tensor], moment: Moment) -> None:
+    def _clip_weights(self, largest: float, keep: dict[str, Tensor], moment: Moment) -> None:
         for parameter in (*self.critic.parameters(), *self.critic_embedding.parameters()):
-            parameter.clamp_(-self.weight_clip, self.weight_clip)
+            parameter.clamp_(-largest, largest)
 
     def sample(
         self, n: int, *, condition: Tensor | None = None, generator: Generator = None, truncation: float = 1.0
