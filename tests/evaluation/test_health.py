@@ -60,6 +60,16 @@ def test_copies():
     assert health.copying(share("copied 20-grams", 0.6, 0.5)) == []
 
 
+def test_samples_near_the_data_may_be_smooth_ones():
+    """Blurred samples lie near everything, yet real data are not found among them, or a classifier tells them apart."""
+    near = share("nearest training distance", 0.3, 1.0)
+    for seen in (share("recall", 0.1, 0.9), share("told from real (C2ST)", 0.95, 0.5)):
+        assert "train longer" in health.copying(near | seen)[0]
+    for seen in (share("recall", 0.85, 0.9), share("told from real (C2ST)", 0.55, 0.5), {}):
+        (said,) = health.copying(near | seen)
+        assert "smooth" not in said and "fewer updates" in said
+
+
 def test_a_gap_counts_where_the_attack_succeeds():
     gap = {"train-test gap": Measure("train-test gap", 18.0, 16.0, 20.0, 0.0, unit="nats per datum")}
     attack = {"membership attack": Measure("membership attack", 0.9, 0.86, 0.93, 0.5)}

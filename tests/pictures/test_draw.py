@@ -1,5 +1,6 @@
 """A picture for every kind of data: of a sensible size, white at its corners, and different when the data are."""
 
+import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -7,7 +8,8 @@ import pytest
 import torch
 
 from pushforward.data.spec import Column, Condition, DataSpec, Vocabulary
-from pushforward.pictures import draw_history, draw_pairs, draw_samples, draw_trajectory
+from pushforward.pictures import draw_history, draw_pairs, draw_samples, draw_trajectory, plots
+from pushforward.pictures.draw import draw_rows
 from pushforward.pictures.plots import _moving_mean, _panels
 
 NUMBERS = tuple(Column(f"column {j}", "number") for j in range(14))
@@ -156,3 +158,45 @@ def test_a_field_is_scaled_to_the_range_of_the_data():
     saturated = [np.isin(pixels[40:, 20:half], (0, 255)).mean() for pixels in (usual, wide)]
     assert saturated[1] > saturated[0] + 0.4
     assert np.array_equal(usual[40:, half + 20 :], wide[40:, half + 20 :])
+
+
+def test_rows_of_a_table_are_text_and_say_which_they_are():
+    values = codes(SPECS["table"], 6, 0)
+    beside = {"item": [f"test {i}" for i in range(6)], "score": [0.5] * 6, "age": [1] * 6}  # a name that the table has, too
+    picture = draw_rows(SPECS["table"], values, beside)
+    check(picture)
+    other = values.clone()
+    other[3, 0] += 1
+    assert not np.array_equal(np.asarray(picture), np.asarray(draw_rows(SPECS["table"], other, beside)))
+    wide = DataSpec("table", (40,), columns=tuple(Column(f"a long name {j}", "number") for j in range(40)))
+    check(draw_rows(wide, torch.randn(4, 40), {}))
+
+
+def test_values_outside_of_a_histogram_are_said_and_not_piled_up(monkeypatch):
+    from matplotlib.axes import Axes
+
+    drawn, texts, hist, text = [], [], Axes.hist, Axes.text
+    monkeypatch.setattr(Axes, "hist", lambda ax, x, *args, **options: drawn.append(x) or hist(ax, x, *args, **options))
+    monkeypatch.setattr(Axes, "text", lambda ax, x, y, s, **options: texts.append(s) or text(ax, x, y, s, **options))
+    samples = np.concatenate([np.linspace(0, 1, 75), np.full(25, 9.0)])[:, None]
+    plots.histograms(NUMBERS[:1], samples, np.linspace(0, 1, 100)[:, None])
+    assert drawn[0].max() == 9.0 and "25% outside" in texts
+
+
+def test_a_curve_of_one_update_is_left_out_unless_there_is_nothing_else():
+    rows = [{"step": step, "a/loss": 1.0 / (step + 1)} for step in range(5)]
+    with_point = [*rows, {"step": 5, "validation/other": 2.0}]
+    assert np.array_equal(np.asarray(draw_history(with_point)), np.asarray(draw_history([*rows, {"step": 5}])))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        check(draw_history([{"step": 0, "a/loss": 1.0}]))
+
+
+def test_states_of_a_table_in_one_colour_an_item():
+    """Bands of two share a colour, the second dashed: 3 items with an average each have 3 colours."""
+    values = np.random.default_rng(0).normal(size=(6, 5, 2))
+    columns = NUMBERS[:2]
+    picture = plots.columns_over_steps(values, columns, list("abcde"), ["model", "average"] * 3, band=2)
+    pixels = {tuple(pixel) for pixel in np.asarray(picture).reshape(-1, 3)}
+    shown = [tuple(int(colour[i : i + 2], 16) for i in (1, 3, 5)) in pixels for colour in plots.SERIES]
+    assert shown[:6] == [True] * 3 + [False] * 3  # the seventh is a grey that letters have, too

@@ -20,7 +20,7 @@ def run(argv: Sequence[str]) -> None:
     built.add_argument("--path", type=Path, default="auto", help="auto: an arc where codes are normal, else a line")
     built.add_argument("--sampled", type=bool, default=False, help="between codes that the model draws: needs no encoder")
     built.add_argument("--average", type=bool, default=False, help="also the average of the data themselves")
-    built.add_argument("--condition", type=str | None, default=None, help="a class (name or number) for all that is decoded")
+    built.add_argument("--condition", type=str | None, default=None, help="a class (name or number) of all that is made")
     built.add_argument("--data", type=str | None, default=None, help="other data of the same kind, instead of the run's own")
     given, loaded = begin(built, "interpolate", argv)
     import torch
@@ -43,7 +43,7 @@ def run(argv: Sequence[str]) -> None:
                 end, theirs = partners(data, given, condition)
         values = interpolate(loaded, start, end, steps=steps, path=path, condition=condition, end_condition=theirs)
         if given["average"]:
-            values = torch.stack([values, averages(start, end, steps).to(values.dtype)], 1).flatten(0, 1)
+            values = torch.stack([values, averages(start, end, steps, loaded.spec.columns).to(values.dtype)], 1).flatten(0, 1)
     known = loaded.data
     real = None if known is None or loaded.spec.kind == "tokens" else take(known.train, 2000)[0]
     labels = [f"{step / (steps - 1):.2f}" for step in range(steps)]

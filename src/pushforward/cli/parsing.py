@@ -21,6 +21,21 @@ def underscored(argv: Sequence[str]) -> list[str]:
     return [re.sub(r"^--[^=]*", lambda m: "--" + m.group()[2:].replace("-", "_"), word) for word in argv]
 
 
+def with_minuses(words: Sequence[str]) -> list[str]:
+    """A number with a minus is the value of the option before it, not an option of its own.
+
+    >>> with_minuses(["--strengths", "-1,2", "--n", "3"])
+    ['--strengths=-1,2', '--n', '3']
+    """
+    out: list[str] = []
+    for word in words:
+        if re.match(r"-\.?\d", word) and out and out[-1].startswith("--") and "=" not in out[-1]:
+            out[-1] += f"={word}"
+        else:
+            out.append(word)
+    return out
+
+
 class Parser(ArgumentParser):
     """A parser whose mistakes are UserErrors that name the nearest options."""
 
@@ -37,7 +52,7 @@ class Parser(ArgumentParser):
 
         elsewhere: further options that may have been meant, asked for only where one is unknown.
         """
-        words = underscored(argv)
+        words = with_minuses(underscored(argv))
         actions = {option: action for action in self._actions for option in action.option_strings}
         for i, word in enumerate(words):
             option = word.split("=")[0]

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from pushforward.cli.editing import VERBS, command
 from pushforward.cli.parsing import Parser, peel, plain
 from pushforward.errors import UserError
 
 DESCRIPTION = """Draws samples from a run. Sample i is a function of (seed, i): the same whatever -n and --batch-size. The
 ending of --out says how to write them: .png a grid, .npz or .npy the values, .csv or .parquet a table, .txt text, a folder/
 one picture each. Every file carries its recipe; --again FILE makes it anew. A model's own sampling options (steps, guidance,
-temperature) come as options of their own: `pushforward sample RUN --help` lists them."""
+temperature) come as options of their own: `pushforward sample RUN --help` lists them. --decode turns samples of a second stage
+(a run that learned codes:RUN) into data."""
 
 
 def run(argv: Sequence[str]) -> None:
@@ -24,6 +27,7 @@ def run(argv: Sequence[str]) -> None:
     built.add_argument("--condition", type=str | None, default=None, help="a class (name or number), or several with commas")
     built.add_argument("--batch_size", type=int | None, default=None, help="samples made at once; changes nothing but speed")
     built.add_argument("--device", type=str, default="cpu", help="where the model runs")
+    built.add_argument("--decode", type=bool, default=False, help="of a run that learned codes:RUN: decode them through it")
     built.add_argument("--again", type=str | None, default=None, help="a file of samples to make anew")
     options: list[str] = []
     if words:
@@ -51,15 +55,28 @@ def run(argv: Sequence[str]) -> None:
         several = condition.split(",")
         condition = several * (given["n"] // len(several)) + several[: given["n"] % len(several)]
     chosen = {key: given[key] for key in options if given[key] is not None}
-    path = given["out"] or default_path(loaded, given["seed"])
-    written = write_samples(loaded, path, given["n"], given["seed"], condition, chosen, given["batch_size"])
+    first = decoder_of(loaded) if given["decode"] else None
+    path = given["out"] or default_path(loaded, given["seed"], first)
+    written = write_samples(loaded, path, given["n"], given["seed"], condition, chosen, given["batch_size"], first)
     print(written)
 
 
-def default_path(loaded: Any, seed: int) -> Path:
-    """Where samples go when nothing is said."""
-    ending = {"image": "png", "tokens": "txt", "table": "csv", "point": "csv"}.get(form(loaded.spec), "npz")
-    return loaded.directory / f"samples-seed{seed}.{ending}"
+def decoder_of(loaded: Any) -> Any:
+    """The run whose codes this one learned, or a sentence."""
+    from pushforward.training.gallery import first_stage
+
+    first = first_stage(loaded)
+    if first is None:
+        source = str(loaded.record["data"].get("source", {}).get("source", ""))
+        why = f"{source} is not there any more" if source.startswith("codes:") else "it learned data, not the codes of a run"
+        raise UserError(f"samples of {loaded.directory} cannot be decoded: {why}; leave --decode away.")
+    return first
+
+
+def default_path(loaded: Any, seed: int, first: Any = None) -> Path:
+    """Where samples go when nothing is said. first: the run that decodes them."""
+    ending = {"image": "png", "tokens": "txt", "table": "csv", "point": "csv"}.get(form((first or loaded).spec), "npz")
+    return loaded.directory / f"samples-seed{seed}{'-decoded' if first else ''}.{ending}"
 
 
 ENDINGS = {
@@ -100,32 +117,44 @@ def check_ending(path: str | Path, folder: bool, kind: str) -> None:
 
 
 def write_samples(
-    loaded: Any, path: str | Path, n: int, seed: int, condition: Any, options: dict[str, Any], batch_size: int | None = None
+    loaded: Any,
+    path: str | Path,
+    n: int,
+    seed: int,
+    condition: Any,
+    options: dict[str, Any],
+    batch_size: int | None = None,
+    first: Any = None,
 ) -> Path:
-    """Draws n samples and writes them in the form that the ending of `path` says, with their recipe."""
+    """Draws n samples and writes them in the form that the ending of `path` says, with their recipe. first: the run that
+    decodes them, where they are codes."""
     import numpy as np
 
     from pushforward import artefacts
     from pushforward.data.conditions import parse_condition
     from pushforward.pictures.draw import draw_samples
-    from pushforward.training.gallery import sample_recipe
+    from pushforward.training.gallery import decoded_samples, in_proportion, sample_recipe
 
-    folder = is_folder(path)
-    check_ending(path, folder, form(loaded.spec))
+    folder, shown = is_folder(path), first or loaded
+    check_ending(path, folder, form(shown.spec))
     path = Path(path)
+    if first and first.spec.condition is not None and loaded.spec.classes and condition is None:
+        condition = in_proportion(loaded.spec.condition, n)  # both stages are told the same
     codes = loaded.sample_codes(n, condition=condition, seed=seed, batch_size=batch_size, **options)
     wanted = parse_condition(loaded.spec, condition, n)
-    recipe = sample_recipe(loaded, n, seed, wanted, options)
-    values = loaded.units.present(codes)
+    recipe = sample_recipe(loaded, n, seed, wanted, options) | ({"decode": True} if first else {})
+    if first:
+        codes = decoded_samples(loaded, first, codes, wanted)
+    spec, values = shown.spec, shown.units.present(codes)
     if folder:
         from pushforward.pictures.grids import single_image
 
         for i in range(n):
-            artefacts.write_picture(single_image(codes[i], loaded.spec), path / f"{i:05d}.png", {**recipe, "index": i})
+            artefacts.write_picture(single_image(codes[i], spec), path / f"{i:05d}.png", {**recipe, "index": i})
     elif path.suffix == ".png":
-        artefacts.write_picture(draw_samples(loaded.spec, codes, condition=wanted), path, recipe)
+        artefacts.write_picture(draw_samples(spec, codes, condition=wanted), path, recipe)
     elif path.suffix in (".npz", ".npy"):
-        arrays = {"samples": np.asarray(values) if form(loaded.spec) == "codes" else codes.numpy()}  # codes: in their grid
+        arrays = {"samples": np.asarray(values) if form(spec) == "codes" else codes.numpy()}  # codes: in their grid
         if wanted is not None and path.suffix == ".npz":
             arrays["condition"] = wanted.numpy()
         artefacts.write_array(path, arrays, recipe)
@@ -134,10 +163,8 @@ def write_samples(
     else:
         import pandas as pd
 
-        names = [column.name for column in loaded.spec.columns]
-        artefacts.write_table(
-            path, values if loaded.spec.kind == "table" else pd.DataFrame(codes.numpy(), columns=names), recipe
-        )
+        names = [column.name for column in spec.columns]
+        artefacts.write_table(path, values if spec.kind == "table" else pd.DataFrame(codes.numpy(), columns=names), recipe)
     return path
 
 
@@ -152,6 +179,8 @@ def again(path: Path, directory: str | None, out: str | None, device: str) -> No
         what = f"give one of its pictures: --again {inside[0]}" if inside else "it holds no pictures (.png)"
         raise UserError(f"{path} is a folder, and every picture carries its own recipe; {what}.")
     recipe = read_recipe(path)
+    if recipe.get("verb") in VERBS:
+        return verb_again(path, recipe, directory, out, device)
     drawn = "picture" in recipe
     needed = [key for key in (("run", "seed") if drawn else ("run", "weights", "n", "seed")) if key not in recipe]
     if needed:
@@ -171,13 +200,36 @@ def again(path: Path, directory: str | None, out: str | None, device: str) -> No
     elif "index" in recipe:
         print(write_one(loaded, target, recipe, options))
     else:
-        print(write_samples(loaded, out or target, recipe["n"], recipe["seed"], recipe.get("condition"), options))
+        first = decoder_of(loaded) if recipe.get("decode") else None
+        n, seed, condition = recipe["n"], recipe["seed"], recipe.get("condition")
+        print(write_samples(loaded, out or target, n, seed, condition, options, first=first))
+
+
+def verb_again(path: Path, recipe: dict[str, Any], directory: str | None, out: str | None, device: str) -> None:
+    """Runs the verb that made a picture (interpolate, edit, ...) once more, and says how."""
+    import importlib
+
+    argv = command(directory or recipe["run"], recipe, out or path.with_stem(path.stem + "-again").with_suffix(_picture(path)))
+    print("pushforward", recipe["verb"], shlex.join(argv))
+    importlib.import_module(f"pushforward.cli.{recipe['verb']}").run([*argv, f"--device={device}"])
+
+
+def _picture(path: Path) -> str:
+    return path.suffix if path.suffix in (".png", ".gif") else ".png"  # a table of outliers stands beside its picture
 
 
 def write_one(loaded: Any, path: Path, recipe: dict[str, Any], options: dict[str, Any]) -> Path:
     """The picture of one sample of several, as it was written into a folder."""
     from pushforward.artefacts import write_picture
     from pushforward.pictures.grids import single_image
+    from pushforward.training.gallery import decoded_samples
 
-    codes = loaded.sample_codes(recipe["n"], condition=recipe.get("condition"), seed=recipe["seed"], **options)
-    return write_picture(single_image(codes[recipe["index"]], loaded.spec), path, recipe)
+    condition = recipe.get("condition")
+    codes = loaded.sample_codes(recipe["n"], condition=condition, seed=recipe["seed"], **options)
+    spec = loaded.spec
+    if recipe.get("decode"):
+        from pushforward.data.conditions import parse_condition
+
+        first = decoder_of(loaded)
+        codes, spec = decoded_samples(loaded, first, codes, parse_condition(loaded.spec, condition, recipe["n"])), first.spec
+    return write_picture(single_image(codes[recipe["index"]], spec), path, recipe)

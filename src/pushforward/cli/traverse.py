@@ -17,13 +17,15 @@ def run(argv: Sequence[str]) -> None:
     built.add_argument("--span", type=float, default=2.5, help="how far, in standard deviations of the unit")
     built.add_argument("--units", type=str | None, default=None, help="which, with commas; by default the --n most telling")
     built.add_argument("--sampled", type=bool, default=False, help="begin with a code that the model draws: needs no encoder")
+    built.add_argument("--condition", type=str | None, default=None, help="a class (name or number) for what --sampled draws")
     built.add_argument("--data", type=str | None, default=None, help="other data of the same kind, instead of the run's own")
     given, loaded = begin(built, "traverse", argv)
     import torch
 
+    from pushforward.data.conditions import parse_condition
     from pushforward.editing.codes import able, encoded
+    from pushforward.editing.interpolation import drawn_codes
     from pushforward.editing.traversals import traverse
-    from pushforward.randomness import SampleRng
 
     units = None
     if given["units"]:
@@ -32,10 +34,12 @@ def run(argv: Sequence[str]) -> None:
         except ValueError:
             raise UserError(f"--units {given['units']} was given; expected numbers with commas, such as 0,5,12.") from None
     able(loaded, encodes=not given["sampled"])
+    if given["condition"] is not None and not given["sampled"]:
+        raise UserError("--condition is of a code that the model draws: give --sampled as well (a datum has its own).")
     asked, data = None, None
     if given["sampled"]:
-        with torch.no_grad():
-            z = loaded.model.draw_codes(1, generator=SampleRng(given["seed"]))[0].cpu()
+        asked = parse_condition(loaded.spec, given["condition"], 1)
+        z = drawn_codes(loaded, 1, given["seed"], asked)[0]
     else:
         data = data_of(loaded, given["data"])
         codes, condition, _ = items(data, given, 1)

@@ -1,8 +1,8 @@
 """Attributes as directions: the mean code of the data that have one minus that of the data that have not.
 
-With s the strength, z + s v makes a smiling face of a face (s = 1 moves by the distance between the two means). A model that
-was trained *given* the attributes keeps them out of its codes; it is edited by its condition instead: encode under the
-datum's own attributes, decode under the changed ones.
+With s the strength, z + s v makes a smiling face of a face (s = 1 moves by the distance between the two means). A decoder
+that is told the attributes has codes without them; it is edited by its condition instead: encode under the datum's own
+attributes, decode under the changed ones.
 
 Sources: Larsen et al. 2016, arXiv:1512.09300; White 2016, arXiv:1609.04468.
 """
@@ -17,8 +17,9 @@ from torch import Tensor
 
 from pushforward.data.batches import Data, take
 from pushforward.data.spec import Condition
-from pushforward.editing.codes import able, decoded, encoded
+from pushforward.editing.codes import able, alike, decoded, encoded
 from pushforward.errors import UserError, nearest
+from pushforward.models.contract import Decodes, device_of
 
 if TYPE_CHECKING:
     from pushforward.training.runs import Run
@@ -50,6 +51,21 @@ def number_of(given: Condition | None, name: str) -> int:
     return names.index(name)
 
 
+def told(run: Run, x: Num[Tensor, "n *shape"], condition: Tensor) -> bool:
+    """Whether the decoder is told the class or the attributes: the codes of these data under two conditions give two data.
+
+    An autoencoder and GLO, whose classes only say where codes are drawn, are not.
+    """
+    given = run.spec.condition
+    if given is None or given.kind not in ("class", "attributes") or not isinstance(run.model, Decodes):
+        return False
+    other = (condition + 1) % given.size if given.kind == "class" else 1 - condition
+    z, device = encoded(run, x, condition).to(device_of(run.model)), device_of(run.model)
+    with torch.no_grad():
+        one, two = (run.model.decode(z, condition=asked.to(device)) for asked in (condition, other))
+    return not torch.equal(one, two)
+
+
 def direction(run: Run, data: Data, name: str, rows: int = ENOUGH) -> Float[Tensor, "*code"]:
     """The mean code of data with the attribute minus that of data without.
 
@@ -60,7 +76,7 @@ def direction(run: Run, data: Data, name: str, rows: int = ENOUGH) -> Float[Tens
     if condition is None:
         raise UserError(f"the data '{data.spec.name}' come without labels or attributes; load them with --attributes.")
     found = having(condition, data.spec.condition, name)
-    z = encoded(run, x, condition if run.spec.condition is not None else None)
+    z = encoded(run, x, condition if alike(data.spec.condition, run.spec.condition) else None)
     return z[found].mean(0) - z[~found].mean(0)
 
 

@@ -12,6 +12,7 @@ from jaxtyping import Num
 from torch import Tensor
 
 from pushforward.data.batches import Data
+from pushforward.data.spec import Condition
 from pushforward.errors import UserError
 from pushforward.models.contract import Decodes, Encodes
 
@@ -28,6 +29,13 @@ def able(run: Run, *, encodes: bool = True) -> None:
         raise UserError(f"'{name}' has no decoder, so its codes cannot be edited; `pushforward models` lists who decodes.")
     if encodes and not isinstance(run.model, Encodes):
         raise UserError(f"'{name}' cannot encode data; let it start from codes of its own (--sampled), if the verb has that.")
+
+
+def alike(one: Condition | None, other: Condition | None) -> bool:
+    """Whether both mean the same by a condition (how frequent each is in their data does not matter)."""
+    if one is None or other is None:
+        return False
+    return (one.kind, one.size, one.names, one.shape) == (other.kind, other.size, other.names, other.shape)
 
 
 def encoded(run: Run, x: Num[Tensor, "n *shape"], condition: Tensor | None = None) -> Num[Tensor, "n *code"]:

@@ -10,16 +10,18 @@ Sources: Shoemake 1985; White 2016, arXiv:1609.04468 (for codes).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from jaxtyping import Float, Num
 from torch import Tensor
 
-from pushforward.data.conditions import parse_condition
+from pushforward.data.conditions import parse_condition, to_model
+from pushforward.data.spec import Column
 from pushforward.editing.codes import able, decoded, encoded
 from pushforward.errors import UserError
-from pushforward.models.contract import Decodes, Generator
+from pushforward.models.contract import Decodes, device_of
 from pushforward.randomness import SampleRng
 
 if TYPE_CHECKING:
@@ -88,25 +90,40 @@ def interpolate_samples(
 ) -> Num[Tensor, "n steps *shape"]:
     """The same between codes that the model draws: all that is needed is a decoder."""
     able(run, encodes=False)
-    a, b = (_drawn(run, n, SampleRng(2 * seed + end)) for end in (0, 1))
-    return between(run, a, b, steps, path, condition)
+    asked = parse_condition(run.spec, condition, n)
+    a, b = (drawn_codes(run, n, 2 * seed + end, asked) for end in (0, 1))
+    return between(run, a, b, steps, path, asked)
 
 
-def averages(start: Num[Tensor, "n *shape"], end: Num[Tensor, "n *shape"], steps: int) -> Num[Tensor, "n steps *shape"]:
-    """What an interpolation is measured against: the average of the data themselves, rounded where they are integers."""
-    mixed = straight(start.float(), end.float(), torch.linspace(0, 1, steps))
+def averages(
+    start: Num[Tensor, "n *shape"], end: Num[Tensor, "n *shape"], steps: int, columns: Sequence[Column] = ()
+) -> Num[Tensor, "n steps *shape"]:
+    """What an interpolation is measured against: the average of the data themselves, rounded where they are integers.
+
+    columns: of a table. Categories have no average, and neither has a number with a gap: there it is the nearer end.
+    """
+    t = torch.linspace(0, 1, steps)
+    mixed = straight(start.float(), end.float(), t)
+    if columns:
+        category = torch.tensor([column.kind == "category" for column in columns])
+        whole = torch.tensor([column.integer for column in columns])
+        nearer = torch.where((t < 0.5)[:, None], start.float()[:, None], end.float()[:, None])
+        mixed = torch.where(whole, mixed.round(), mixed)
+        mixed = torch.where(category | mixed.isnan(), nearer, mixed)
     return mixed if start.is_floating_point() else mixed.round().to(start.dtype)
 
 
-def _drawn(run: Run, n: int, generator: Generator) -> Tensor:
+def drawn_codes(run: Run, n: int, seed: int, condition: Tensor | None = None) -> Num[Tensor, "n *code"]:
+    """Codes that the model draws, of these conditions (codes of the data, as `parse_condition` gives them)."""
     assert isinstance(run.model, Decodes)
+    given = None if condition is None else to_model(run.spec.condition, condition.to(device_of(run.model)))
     with torch.no_grad():
-        return run.model.draw_codes(n, generator=generator).cpu()
+        return run.model.draw_codes(n, condition=given, generator=SampleRng(seed)).cpu()
 
 
 def _on_a_sphere(run: Run, z: Tensor) -> bool:
     """Whether the model's own codes look standard normal: then in many dimensions they lie near a sphere around 0."""
     if z[0].numel() <= 2:
         return False
-    drawn = _drawn(run, 256, SampleRng(0)).flatten(1).double()
+    drawn = drawn_codes(run, 256, 0).flatten(1).double()
     return bool(drawn.mean(0).abs().mean() < 0.1) and bool((drawn.std(0) - 1).abs().mean() < 0.1)

@@ -44,6 +44,16 @@ def rule(run: Run, by: By = "auto") -> By:
     return by
 
 
+def weakness(run: Run, by: By) -> str:
+    """What such scores cannot be trusted for, as a sentence; nothing where they are as good as such scores are."""
+    if by != "reconstruction" or _narrow(run):
+        return ""
+    return (
+        f"the codes of '{run.record['model']['name']}' have as many numbers as the data, or more, so that anything may come "
+        "back: a low error says little. A model with narrower codes, or with a likelihood (gmm, vae), finds outliers better."
+    )
+
+
 def _narrow(run: Run) -> bool:
     """Whether a code has fewer numbers than a datum."""
     with torch.no_grad():

@@ -91,16 +91,29 @@ def alike(samples: Float[np.ndarray, "n"], real: Float[np.ndarray, "m"]) -> list
     ]
 
 
+def blurred(found: Mapping[str, Measure]) -> bool:
+    """Whether samples may be close to the data by being smooth: real data are not found among them, or they are told apart.
+
+    Copies of the training data have the recall of real data, and nobody tells them from real ones.
+    """
+    recall, told = found.get("recall"), found.get("told from real (C2ST)")
+    return (recall is not None and far_below(recall, 0.7)) or (told is not None and told.value > 0.75 and far_above(told, 1.25))
+
+
 def copying(found: Mapping[str, Measure]) -> list[str]:
     """Samples that repeat training data, by distances or by runs of tokens."""
     ratio, copies = found.get("nearest training distance"), found.get("suspected copies")
     if (ratio is not None and far_below(ratio, 0.6)) or (copies is not None and copies.value > 0.1 and far_above(copies, 5)):
         near = f"at {ratio.value:.0%} of the distance that new data have, " if ratio is not None else ""
         share = f"{copies.value:.0%} of them nearer than new data ever are" if copies is not None else "nearer than new data"
-        return [
-            f"The samples lie close to training data: {near}{share}. They may be copies: look at neighbours.png; try fewer "
-            "updates, a smaller model or more data."
-        ]
+        said = f"The samples lie close to training data: {near}{share}."
+        copies_then = "look at neighbours.png; try fewer updates, a smaller model or more data"
+        if blurred(found):
+            return [
+                f"{said} They are easily told from real data, so they may be smooth (blurred data lie near everything): train "
+                f"longer or with a larger model. Or they are copies: {copies_then}."
+            ]
+        return [f"{said} They may be copies: {copies_then}."]
     for name, runs in found.items():
         if name.startswith("copied") and runs.value > 0.1 and far_above(runs, 3):
             return [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -128,6 +128,25 @@ def draw_pairs(spec: DataSpec, left: Any, right: Any, labels: Sequence[str]) -> 
     return plots.column_against_column(left, right, labels, _columns(spec, left.shape[-1]))
 
 
+def draw_rows(spec: DataSpec, codes: Any, beside: Mapping[str, Sequence[Any]]) -> Image.Image:
+    """Single data that are to be told apart: rows of tables and of points as rows of text, all else as samples.
+
+    codes: (n, ...). beside: further columns of the text, by name.
+    """
+    codes = _array(codes)
+    if spec.kind not in ("table", "point"):
+        return draw_samples(spec, codes)
+    columns: dict[str, Sequence[Any]] = dict(beside)
+    for j, column in enumerate(_columns(spec, codes.shape[-1])):
+        values = codes[:, j].tolist()
+        if column.kind == "category":
+            values = [column.categories[int(value)] for value in values]
+        elif column.integer:
+            values = [int(value) if math.isfinite(value) else value for value in values]
+        columns[f"{column.name} (data)" if column.name in beside else column.name] = values
+    return grids.text_table(columns)
+
+
 def draw_strips(
     spec: DataSpec,
     values: Any,
@@ -138,7 +157,8 @@ def draw_strips(
     real: Any = None,
 ) -> Image.Image:
     """Items in several states. values: codes (n, k, ...). Images: a row an item; points: a path each over `real` data (m, ...);
-    series: a panel a state; tables: a line an item for each column; texts: a column a state."""
+    series: a panel a state; tables: a line an item for each column; texts: a column a state.
+    band: so many rows belong together."""
     first = _array(values)
     spec, (codes,) = _pictured(spec, [first])
     k = codes.shape[1]
@@ -162,7 +182,7 @@ def draw_strips(
         return plots.series_panels([(states[j], codes[:, j]) for j in keep], _columns(spec, codes.shape[-1]), lines=4)
     if _planar(spec, codes):
         return plots.paths(codes, None if real is None else _array(real), _names(spec, 2))
-    return plots.columns_over_steps(codes, _columns(spec, codes.shape[-1]), row_labels)
+    return plots.columns_over_steps(codes, _columns(spec, codes.shape[-1]), states, row_labels, band)
 
 
 def draw_frames(spec: DataSpec, values: Any, columns: int | None = None) -> list[Image.Image]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -167,6 +167,43 @@ def text_columns(columns: Sequence[tuple[str, Sequence[str]]], *, lines: int = 1
                 y += step
             y += 18
     return out
+
+
+def text_table(columns: Mapping[str, Sequence[Any]]) -> Image.Image:
+    """Values in rows of monospace under the names of their columns; what finds no room on the right is counted."""
+    letter = font(13, "Mono").getlength("m")
+    room = int((WIDTH - 2 * MARGIN) / letter)
+    cells = {name: [_cell(value) for value in values] for name, values in columns.items()}
+    most = max(8, room // max(1, len(cells)) - 2)
+    widths = {name: min(most, max(map(len, [name, *values]))) for name, values in cells.items()}
+    shown: list[str] = []
+    used = 0
+    for name, width in widths.items():
+        used += width + 2
+        if used > room - 12 and len(cells) > len(shown) + 1:
+            break
+        shown.append(name)
+    step, n = 18, max((len(values) for values in cells.values()), default=0)
+    out = Image.new("RGB", (WIDTH, 2 * MARGIN + step * (n + 1) + 4), "white")
+    draw = ImageDraw.Draw(out)
+    x = float(MARGIN)
+    for name in shown:
+        wide = widths[name] * letter
+        number = all(isinstance(value, (int, float)) for value in columns[name])
+        for row, text in enumerate([name, *cells[name]]):
+            at = (x + wide if number else x, MARGIN + step * row + 4 * (row > 0))
+            draw.text(at, shorten(text, widths[name]), INK if row else FAINT, font(13, "Mono"), anchor="ra" if number else "la")
+        x += wide + 2 * letter
+    if len(shown) < len(cells):
+        draw.text((x, MARGIN), f"and {len(cells) - len(shown)} more", FAINT, font(13, "Mono"))
+    draw.line([(MARGIN, MARGIN + step), (WIDTH - MARGIN, MARGIN + step)], (200, 200, 200), 1)
+    return out
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, float):
+        return "-" if math.isnan(value) else f"{value:.5g}"
+    return str(value)
 
 
 def wrapped(text: str, letters: int, lines: int) -> list[str]:

@@ -34,6 +34,8 @@ def draw_history(history: Sequence[Mapping[str, Any]]) -> Image.Image:
         axes[0].axis("off")
         axes[0].text(0.5, 0.5, "nothing was logged", ha="center", va="center", color=REAL, fontsize=12)
         return rendered(figure)
+    # A curve of one update says nothing, unless the run had no more.
+    panels = [panel for panel in panels if len({step for steps, _ in panel[1].values() for step in steps}) > 1] or panels
     shown = panels[:12]
     columns = min(len(shown), 2 if len(shown) in (2, 4) else 3)
     rows = math.ceil(len(shown) / columns)
@@ -106,7 +108,7 @@ def _curves(ax: Axes, term: str, curves: Mapping[str, Curve], last: float) -> No
     if len(steps) > 4 and np.median(steps) * 12 < steps[-1] and steps[0] > 0:
         ax.set_xscale("log")  # logged ever more rarely
     else:
-        ax.set_xlim(0, last * 1.02)
+        ax.set_xlim(0, last * 1.02 or 1)
     ax.set_title(shorten(term.replace("/", " / ").replace("_", " "), 32), loc="left", fontsize=10, fontweight="bold")
     ends = " · ".join(f"{values[-1]:.4g}" for values in bold.values())
     ax.set_title(ends, loc="right", fontsize=9, color="#555555")
@@ -220,11 +222,12 @@ def _histogram(ax: Axes, column: Column, both: Sequence[tuple[np.ndarray, str, s
         filled: dict[str, Any] = (
             {"histtype": "stepfilled", "alpha": 0.45} if name == "data" else {"histtype": "step", "linewidth": 1.6}
         )
-        ax.hist(np.clip(kept, edges[0], edges[-1]), edges.tolist(), weights=weights, color=colour, label=name, **filled)
-        if column.missing:
-            at = 0.97 if name == "samples" else 0.86
-            rate = f"{1 - len(kept) / max(len(values), 1):.0%} missing"
-            ax.text(0.98, at, rate, transform=ax.transAxes, ha="right", va="top", fontsize=8, color=colour)
+        ax.hist(kept, edges.tolist(), weights=weights, color=colour, label=name, **filled)
+        said = [f"{1 - len(kept) / max(len(values), 1):.0%} missing"] if column.missing else []
+        outside = ((kept < edges[0]) | (kept > edges[-1])).mean() if len(kept) else 0.0
+        said += [f"{outside:.2g} outside" if outside < 0.005 else f"{outside:.0%} outside"] if outside else []
+        at = 0.97 if name == "samples" else 0.86
+        ax.text(0.98, at, ", ".join(said), transform=ax.transAxes, ha="right", va="top", fontsize=8, color=colour)
     ax.set_yticks([])
     ax.spines["left"].set_visible(False)
 
@@ -337,20 +340,36 @@ def paths(values: np.ndarray, real: np.ndarray | None, names: Sequence[str]) -> 
     return rendered(figure)
 
 
-def columns_over_steps(values: np.ndarray, columns: Sequence[Column], labels: Sequence[str] | None = None) -> Image.Image:
-    """One panel a column (the first 12): its value in each of k states, a line an item. values: (n, k, D)."""
-    shown = list(columns)[:12]
+def columns_over_steps(
+    values: np.ndarray, columns: Sequence[Column], states: Sequence[str], labels: Sequence[str] | None = None, band: int = 0
+) -> Image.Image:
+    """One panel a column (the first 12): its value in each of k states, a colour an item.
+
+    values: (n, k, D). states: what the k are called. labels: of the n. band: so many following rows are one item, the second
+    of them dashed (what it is to be compared with).
+    """
+    shown, band, k = list(columns)[:12], max(1, band), values.shape[1]
     across = min(len(shown), 4)
-    figure, axes = new_figure(math.ceil(len(shown) / across), across, 2.4)
+    figure, axes = new_figure(math.ceil(len(shown) / across), across, 2.6)
+    fits = max(2, 36 // (1 + max(map(len, states))))  # of their labels, side by side
+    ticks = range(0, k, -(-k // fits))
     for j, (ax, column) in enumerate(zip(axes, shown, strict=False)):
-        for i, item in enumerate(values[:8]):
-            label = labels[i] if labels else None
-            ax.plot(item[:, j], color=SERIES[i % len(SERIES)], linewidth=1.4, marker="o", markersize=2.5, label=label)
+        for i, item in enumerate(values[: 8 * band]):
+            colour, label = SERIES[i // band % len(SERIES)], labels[i] if labels else None
+            if i % band:
+                ax.plot(item[:, j], color=colour, label=label, linestyle="--", linewidth=1.0)
+            else:
+                ax.plot(item[:, j], color=colour, label=label, linewidth=1.4, marker="o", markersize=2.5)
         if column.kind == "category":
             ax.set_yticks(range(len(column.categories)), [shorten(name, 11) for name in column.categories], fontsize=7)
+        ax.set_xticks(ticks, [states[i] for i in ticks], fontsize=7)
+        ax.set_xlim(-0.3, k - 0.7)
         ax.set_title(shorten(column.name, 26), loc="left", fontsize=10, fontweight="bold")
+    handles, names = axes[0].get_legend_handles_labels()
+    if labels and band > 1:  # one colour an item: what the line says is all there is to explain
+        handles, names = handles[:band], [f"{labels[i]} ({'-' * 2 if i else 'solid'})" for i in range(band)]
     if labels:
-        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper left", ncols=4, frameon=False, fontsize=8)
+        figure.legend(handles, names, loc="outside upper left", ncols=8, frameon=False, fontsize=8)
     for ax in axes[len(shown) :]:
         ax.axis("off")
     return rendered(figure)

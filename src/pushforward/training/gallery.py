@@ -13,27 +13,66 @@ from pushforward._version import VERSION
 from pushforward.artefacts import write_picture
 from pushforward.data.batches import take, take_conditions
 from pushforward.data.conditions import can_be_drawn
-from pushforward.data.spec import DataSpec
+from pushforward.data.spec import Condition, DataSpec
 from pushforward.errors import UserError
 from pushforward.models.contract import Decodes, Encodes, Samples, Trajectories
 from pushforward.pictures.draw import draw_pairs, draw_samples, draw_trajectory
 from pushforward.pictures.plots import draw_history
-from pushforward.training.records import require
+from pushforward.training.records import CODES, require
 
 PICTURE_SEED = 0
 
 
-def shown_conditions(run: Any, columns: int = 10, rows: int = 10) -> tuple[int, Tensor | None]:
-    """How many samples a picture shows, and of which conditions: a row for each class where there are classes, those of
-    held-out data where conditions cannot be drawn at random (0 samples where there are no data to take them from)."""
+def shown_conditions(run: Any, spec: DataSpec, columns: int = 10, rows: int = 10) -> tuple[int, Tensor | None]:
+    """How many samples a picture shows, and of which conditions: a row of tiles for each class where there are classes, of
+    other kinds of data as many of each as there are among the data; those of held-out data where conditions cannot be drawn at
+    random (0 samples where there are no data to take them from). spec: of what is shown."""
     classes = run.spec.classes
-    if classes:
+    if classes and _tiled(spec):
         return min(classes, rows) * columns, torch.arange(min(classes, rows)).repeat_interleave(columns)
-    n = 64 if _tiled(run.spec) else {"tokens": 4, "series": 12}.get(run.spec.kind, 2000)
+    n = 64 if _tiled(spec) else {"tokens": 4, "series": 12}.get(spec.kind, 2000)
+    if classes:
+        return n, in_proportion(run.spec.condition, n)
     if can_be_drawn(run.spec.condition):
         return n, None
     condition = _held_out_conditions(run, n)
     return (0, None) if condition is None else (n, condition)
+
+
+def in_proportion(condition: Condition, n: int) -> Tensor:
+    """n classes in the proportions of the training set, in order.
+
+    >>> in_proportion(Condition("class", 3, frequencies=(0.5, 0.3, 0.2)), 10).tolist()
+    [0, 0, 0, 0, 0, 1, 1, 1, 2, 2]
+    """
+    rates = torch.tensor(condition.frequencies or [1.0] * condition.size, dtype=torch.float64)
+    at = (torch.arange(n, dtype=torch.float64) + 0.5) / n
+    return torch.searchsorted((rates / rates.sum()).cumsum(0), at).clamp(max=condition.size - 1)
+
+
+def first_stage(run: Any) -> Any:
+    """The run whose codes this one learned (`--data codes:RUN`); None for all others, and where it is gone."""
+    from pushforward.training.opening import load
+
+    source = str(run.record["data"].get("source", {}).get("source", ""))
+    if not source.startswith(CODES):
+        return None
+    try:
+        return load(source.removeprefix(CODES))
+    except UserError:
+        return None
+
+
+def decoded_samples(run: Any, first: Any, codes: Tensor, condition: Tensor | None) -> Tensor:
+    """Levels of what samples (codes) of a second stage decode to, through the first."""
+    z = torch.as_tensor(run.units.present(codes))
+    given = condition if first.spec.condition is not None else None
+    parts = [
+        first.units.parse(first.decode(z[rows], condition=None if given is None else given[rows]))
+        for start in range(0, len(z), 256)
+        for rows in [slice(start, start + 256)]
+    ]
+    return torch.cat(parts)
 
 
 def _tiled(spec: DataSpec) -> bool:
@@ -66,18 +105,22 @@ def sample_picture(run: Any, path: Path, step: int | None = None) -> None:
     """Draws samples of a run into a PNG. step: of a run under way; the weights of then are not kept, so its recipe has none."""
     if not isinstance(run.model, Samples):
         return
-    n, condition = shown_conditions(run)
+    first = first_stage(run)
+    data, spec = (run.data, run.spec) if first is None else (first.data, first.spec)
+    n, condition = shown_conditions(run, spec)
     if n == 0:
         return
     codes = run.sample_codes(n, condition=condition, seed=PICTURE_SEED)
-    beside = not _tiled(run.spec) and run.spec.kind != "tokens" and run.data is not None
-    real = take(run.data.train, 2000)[0] if beside else None
+    if first is not None:
+        codes = decoded_samples(run, first, codes, condition)
+    beside = not _tiled(spec) and spec.kind != "tokens" and data is not None
+    real = take(data.train, 2000)[0] if beside else None
     if step is None:
-        recipe = sample_recipe(run, n, PICTURE_SEED, condition, {})
+        recipe = sample_recipe(run, n, PICTURE_SEED, condition, {}) | ({"decode": True} if first else {})
     else:
         recipe = _picture_recipe(run, "progress") | {"step": step}
     require(run.directory)
-    write_picture(draw_samples(run.spec, codes, condition=condition, real=real), path, recipe)
+    write_picture(draw_samples(spec, codes, condition=condition, real=real), path, recipe)
 
 
 def _picture_recipe(run: Any, picture: str) -> dict[str, Any]:

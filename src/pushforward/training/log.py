@@ -78,11 +78,13 @@ class Window:
 
 
 class Display:
-    """One live line on a terminal; elsewhere a line every ten seconds, so that a log file stays readable."""
+    """One live line on a terminal; elsewhere the first line, one every ten seconds and the last, so that a log file stays
+    readable and a short run is not silent."""
 
     def __init__(self, title: str, total: int | None, seconds: float | None, quiet: bool = False):
         self.total, self.seconds, self.quiet, self.title = total, seconds, quiet, title
-        self.began = self.spoke = time.monotonic()
+        self.spoke: float | None = None
+        self.unsaid = ""
         self.progress: Any = None
         if not quiet and sys.stderr.isatty():
             from rich.console import Console
@@ -99,20 +101,26 @@ class Display:
         left = elapsed * (1 - fraction) / fraction if fraction > 0 else None
         shown = "  ".join(f"{name.removesuffix('/loss')} {value:.4g}" for name, value in list(values.items())[:3])
         of = f"/{self.total}" if self.total else ""
-        text = f"step {step}{of}  {rate:.3g} steps/s  {shown}  {clock(left)} left"
+        text = f"step {step}{of}  {rate:.3g} steps/s  {shown}"
         if self.progress:
-            self.progress.update(self.task, completed=1000 * fraction, text=text)
-        elif time.monotonic() - self.spoke > 10:
-            self.spoke = time.monotonic()
-            print(f"{self.title}: {text}", file=sys.stderr, flush=True)
+            self.progress.update(self.task, completed=1000 * fraction, text=f"{text}  {clock(left)} left")
+        elif self.spoke is None or time.monotonic() - self.spoke > 10:
+            self.spoke, self.unsaid = time.monotonic(), ""
+            print(f"{self.title}: {text}  {clock(left)} left", file=sys.stderr, flush=True)
+        else:
+            self.unsaid = text
 
     def say(self, sentence: str) -> None:
         if not self.quiet:
             (self.progress.console.print if self.progress else lambda s: print(s, file=sys.stderr, flush=True))(sentence)
 
     def close(self) -> None:
+        """The last figures, where they were not shown yet."""
         if self.progress:
             self.progress.stop()
+        elif self.unsaid:
+            print(f"{self.title}: {self.unsaid}", file=sys.stderr, flush=True)
+            self.unsaid = ""
 
 
 def clock(seconds: float | None) -> str:
