@@ -81,7 +81,7 @@ class Autoencoder(DensityCodec):
         spec: What a datum is.
         latent_dim: Numbers in a code; None: 16, or as many as the data have. More than the data have are allowed (not for
             network=linear), but without a penalty they learn nothing but to copy.
-        network: auto (conv for images larger than 8 x 8, else mlp), linear, mlp or conv.
+        network: auto (conv for images and fields (C, H, W) larger than 8 x 8, else mlp), linear, mlp or conv.
         width: Width of the mlp's layers, or channels of the conv's first stage; None: 256 or 32.
         depth: Hidden layers of the mlp, or residual blocks per stage of the conv; None: 2 or 0.
         error: What a reconstruction is judged by: l2, l1, or bernoulli (cross-entropy, for images).

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from pushforward.data.spec import DataSpec
 from pushforward.errors import UserError, nearest
+from pushforward.nets.choice import chosen_network
 from pushforward.nets.conditioning import ConditionEmbedding
 from pushforward.nets.conv import ConvDecoder, ConvEncoder
 from pushforward.nets.mlp import Flat
@@ -22,23 +23,11 @@ from pushforward.randomness import Rng
 
 Network = Literal["auto", "linear", "mlp", "conv"]
 Error = Literal["l2", "l1", "bernoulli"]
+FLAT = ("mlp", "linear")  # networks for any data
 
 HIDDEN = 0.1  # rate at which attributes are hidden in training, which teaches what to do without
 ACTIVE = 1e-2  # a unit is active whose variance is more than this share of the largest
 RATES = {"linear": 5e-2, "mlp": 1e-3, "conv": 2e-3}
-
-
-def chosen_network(network: Network, spec: DataSpec) -> Network:
-    """linear, mlp or conv: what was asked for, or what suits the data."""
-    if network not in get_args(Network):
-        raise UserError(f"network={network!r} was given; {nearest(str(network), get_args(Network))}")
-    if network == "conv" and not spec.planar:
-        raise UserError(
-            f"network='conv' is for images and fields (C, H, W), '{spec.name}' holds {spec.kind}; use network='mlp'."
-        )
-    if network != "auto":
-        return network
-    return "conv" if spec.planar and max(spec.shape[1:]) > 8 else "mlp"
 
 
 def chosen_latent(latent_dim: int | None, spec: DataSpec, network: Network = "mlp") -> int:
@@ -87,7 +76,7 @@ class Codec(nn.Module):
     Args:
         spec: What a datum is.
         latent_dim: Numbers in a code; None: 16, or as many as the data have.
-        network: auto (conv for images larger than 8 x 8, else mlp), linear, mlp or conv.
+        network: auto (conv for images and fields (C, H, W) larger than 8 x 8, else mlp), linear, mlp or conv.
         width: Width of the mlp's layers, or channels of the conv's first stage; None: 256 or 32.
         depth: Hidden layers of the mlp, or residual blocks per stage of the conv; None: 2 or 0.
         error: What a reconstruction is judged by: l2, l1, or bernoulli (cross-entropy, for images).
@@ -109,7 +98,7 @@ class Codec(nn.Module):
         tells_class: bool = False,
     ):
         super().__init__()
-        network = chosen_network(network, spec)
+        network = chosen_network(network, spec, flat=FLAT)
         if error not in get_args(Error):
             raise UserError(f"error={error!r} was given; {nearest(str(error), get_args(Error))}")
         if error == "bernoulli" and spec.kind != "image":

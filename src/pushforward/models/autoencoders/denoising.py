@@ -34,7 +34,7 @@ class DenoisingAutoencoder(DensityCodec):
         noise: sigma, the standard deviation of the noise in the model's units (images are in [-1, 1], columns standardised).
         latent_dim: Numbers in a code; None: 16, or as many as the data have. More than the data have are sensible here: the
             noise forbids to copy.
-        network: auto (conv for images larger than 8 x 8, else mlp), linear, mlp or conv.
+        network: auto (conv for images and fields (C, H, W) larger than 8 x 8, else mlp), linear, mlp or conv.
         width: Width of the mlp's layers, or channels of the conv's first stage; None: 256 or 32.
         depth: Hidden layers of the mlp, or residual blocks per stage of the conv; None: 2 or 0.
         error: What a reconstruction is judged by: l2 (of which alone the residual is a score), l1, or bernoulli.

@@ -25,16 +25,17 @@ from pushforward.data.batches import Batch
 from pushforward.data.spec import DataSpec
 from pushforward.errors import UserError
 from pushforward.models.autoencoders.codec import (
+    FLAT,
     RATES,
     Network,
     chosen_latent,
-    chosen_network,
     make_decoder,
     spread,
     squared_error,
 )
 from pushforward.models.autoencoders.codes import CodeDensity, Codes
 from pushforward.models.contract import Generator, Loss, Moment, OptimizerSettings, Player, device_of
+from pushforward.nets.choice import chosen_network
 from pushforward.nets.pyramid import laplacian_error
 from pushforward.randomness import SampleRng, as_rng
 
@@ -53,7 +54,7 @@ class GLO(nn.Module):
         code_rate: Length of a code's first steps (it falls with the cosine of the run's progress); 0: codes stay random.
         capacity: Training data for whose codes there is room.
         inversion_steps: Updates of the code of a datum that was not trained on.
-        network: auto (conv for images larger than 8 x 8, else mlp), linear, mlp or conv.
+        network: auto (conv for images and fields (C, H, W) larger than 8 x 8, else mlp), linear, mlp or conv.
         width: Width of the mlp's layers, or channels of the conv's first stage; None: 256 or 32.
         depth: Hidden layers of the mlp, or residual blocks per stage of the conv; None: 2 or 0.
         codes: Where codes are drawn from: gaussian (one), class-gaussians (one a class) or gmm (a mixture).
@@ -81,7 +82,7 @@ class GLO(nn.Module):
         generator: nn.Module | None = None,
     ):
         super().__init__()
-        network = chosen_network(network, spec)
+        network = chosen_network(network, spec, flat=FLAT)
         if spec.condition and not spec.classes:
             raise UserError(
                 f"glo can be conditioned on a class only, and '{spec.name}' comes with {spec.condition.kind}; "

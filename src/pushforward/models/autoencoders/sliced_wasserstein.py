@@ -52,7 +52,7 @@ class SlicedWassersteinAE(Codec):
         prior: Where codes are drawn from: normal (N(0, I)), ball or sphere (uniform, of radius sqrt(latent_dim)).
         weight: Of the sliced distance; 1 weighs it as much as the squared error summed over a datum.
         projections: Random directions of an update.
-        network: auto (conv for images larger than 8 x 8, else mlp), linear, mlp or conv.
+        network: auto (conv for images and fields (C, H, W) larger than 8 x 8, else mlp), linear, mlp or conv.
         width: Width of the mlp's layers, or channels of the conv's first stage; None: 256 or 32.
         depth: Hidden layers of the mlp, or residual blocks per stage of the conv; None: 2 or 0.
         error: What a reconstruction is judged by: l2, l1, or bernoulli (cross-entropy, for images).

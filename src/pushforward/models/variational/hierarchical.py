@@ -130,13 +130,14 @@ class Level(nn.Module):
 
 
 class HierarchicalVAE(Variational):
-    """A variational autoencoder with several levels of latents, coarse to fine, for images and vectors.
+    """A variational autoencoder with several levels of latents, coarse to fine, for images, fields and vectors.
 
     Args:
         spec: What a datum is.
         levels: Levels of latents, 2 to 20 or so, spread evenly over the sizes from 1 x 1 to that of the image (or half of it).
-        latent_dim: Latents at each level; of images: channels at each place of its map. None: 8, of images 4.
-        width: Width of the state; None: 128, of images 32.
+        latent_dim: Latents at each level; of images and fields (C, H, W): channels at each place of its map. None: 8, of
+            those 4.
+        width: Width of the state; None: 128, of images and fields (C, H, W) 32.
         posterior: How q at a level comes about: shared (a network of state and features), precision (the product of the
             prior and what the features say, as in ladder networks).
         likelihood: What the decoder's output means, as in `vae`: auto, bernoulli, gaussian, logistic, categorical.
@@ -174,28 +175,27 @@ class HierarchicalVAE(Variational):
         super().__init__(spec, likelihood, binarise, sigma, bound, beta_warmup, condition_dropout)
         if levels < 1:
             raise UserError(f"levels = {levels} was given; a model with latents has at least 1.")
-        image = spec.kind == "image"
-        latents = latent_dim if latent_dim is not None else 4 if image else 8
-        width = width if width is not None else 32 if image else 128
+        planar = spec.planar
+        latents = latent_dim if latent_dim is not None else 4 if planar else 8
+        width = width if width is not None else 32 if planar else 128
         if latents < 1 or width < 1:
             raise UserError(f"latent_dim = {latents} and width = {width} were given; both are at least 1.")
         self.learning_rate, self.width = 1e-3, width
         sizes: list[tuple[int, int] | None] = [None] * levels
         self.finest: tuple[int, int] | None = None
+        self.outside = -1.0 if spec.kind == "image" else 0.0  # what an image or field is padded with: black, or the mean
         self.fold, inputs, outputs = 1, spec.dimensions, self.likelihood.channels * spec.dimensions
-        if image:
+        if planar:
             self.fold, self.finest, maps = map_sizes(spec.shape[1], spec.shape[2], levels)
             sizes = list(maps)
             inputs = spec.shape[0] * self.fold**2
             outputs = self.likelihood.channels * inputs
         scale = 1 / math.sqrt(levels)
-        self.enter = layer(inputs + (0 if image else self.embed.width), width, self.finest)
+        self.enter = layer(inputs + (0 if planar else self.embed.width), width, self.finest)
         beside, shared = self.embed.width, posterior == "shared"
-        self.ask = nn.Linear(beside, width) if image and beside else None
+        self.ask = nn.Linear(beside, width) if planar and beside else None
         self.up = nn.ModuleList(branch(width, width, width, size, scale) for size in sizes)  # the top first, as the levels
-        self.levels = nn.ModuleList(
-            Level(width, latents, size, beside, shared, scale) for size in sizes
-        )
+        self.levels = nn.ModuleList(Level(width, latents, size, beside, shared, scale) for size in sizes)
         self.leave = nn.Sequential(nn.SiLU(), layer(width, outputs, self.finest))
         self.shapes = [(latents, *(size or ())) for size in sizes]
         self.places = [math.prod(shape) for shape in self.shapes]
@@ -203,9 +203,9 @@ class HierarchicalVAE(Variational):
 
     def features(self, x: Float[Tensor, "b *shape"], embedding: Float[Tensor, "b e"] | None) -> list[Tensor]:
         """The deterministic path up: what each level's posterior is given, the top first."""
-        if self.spec.kind == "image":
+        if self.spec.planar:
             height, width = x.shape[2:]
-            x = F.pad(x, (0, -width % self.fold, 0, -height % self.fold), value=-1.0)
+            x = F.pad(x, (0, -width % self.fold, 0, -height % self.fold), value=self.outside)
             h = self.enter(F.pixel_unshuffle(x, self.fold))
             if self.ask is not None and embedding is not None:
                 h = h + self.ask(embedding)[:, :, None, None]
@@ -232,7 +232,7 @@ class HierarchicalVAE(Variational):
     def output(self, h: Tensor) -> Float[Tensor, "b k *shape"]:
         """The likelihood's parameters from the last state."""
         out = self.leave(resized(h, self.finest))
-        if self.spec.kind == "image":
+        if self.spec.planar:
             height, width = self.spec.shape[1:]
             out = F.pixel_shuffle(out, self.fold)[..., :height, :width]
         return out.reshape(len(h), self.likelihood.channels, *self.spec.shape)

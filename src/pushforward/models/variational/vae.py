@@ -25,10 +25,10 @@ from torch import Tensor, nn
 from pushforward.data.spec import DataSpec
 from pushforward.distributions import likelihoods
 from pushforward.distributions.likelihoods import Bernoulli, Sigma, fixed_binary
-from pushforward.errors import UserError
 from pushforward.models.contract import device_of
 from pushforward.models.variational import elbo, posteriors
 from pushforward.models.variational.base import EVALUATION_SEED, Variational
+from pushforward.nets.choice import chosen_network
 from pushforward.nets.conv import ConvDecoder, ConvEncoder
 from pushforward.nets.mlp import Flat
 from pushforward.randomness import SampleRng
@@ -38,7 +38,7 @@ SHOWN = 16  # latent units whose KL `diagnose` gives one by one
 
 
 class VAE(Variational):
-    """A variational autoencoder for images and vectors, with or without a condition.
+    """A variational autoencoder for images, fields and vectors, with or without a condition.
 
     Args:
         spec: What a datum is.
@@ -48,7 +48,7 @@ class VAE(Variational):
         binarise: Of the bernoulli likelihood: draw black and white images from the grey levels anew at each update, instead of
             reading the levels as probabilities.
         posterior: What q(z | x) can be: gaussian (diagonal), full (any Gaussian), iaf (inverse autoregressive flow).
-        network: auto (conv for images larger than 8 x 8, mlp else), mlp or conv.
+        network: auto (conv for images and fields (C, H, W) larger than 8 x 8, mlp else), mlp or conv.
         width: Width of the mlp's layers, or channels of the conv's first stage; None: 256 or 32.
         depth: Hidden layers of the mlp, or residual blocks per stage of the conv; None: 2 or 0.
         activation: Of the mlp: silu, tanh, relu, gelu, softplus or leaky-relu.
@@ -95,8 +95,7 @@ class VAE(Variational):
         self.latent_dim = self.noise_size = latent_dim
         self.posterior = posteriors.posterior(posterior, latent_dim)
         beside = self.embed.width
-        if network == "auto":
-            network = "conv" if spec.kind == "image" and max(spec.shape[1:]) > 8 else "mlp"
+        network = chosen_network(network, spec)
         said, outputs = self.posterior.outputs, self.likelihood.channels
         if dropout is None:  # images are few for what an mlp could learn by heart; vectors are not
             dropout = 0.1 if spec.kind == "image" and network == "mlp" else 0.0
@@ -104,23 +103,19 @@ class VAE(Variational):
         # strided convolutions share their weights over the image and bear larger steps
         self.learning_rate = 2e-3 if network == "conv" else 1e-3
         if network == "conv":
-            if spec.kind != "image":
-                raise UserError(f"network='conv' is for images, '{spec.name}' holds {spec.kind}; use network='mlp'.")
             width, depth = 32 if width is None else width, 0 if depth is None else depth
             channels, *size = spec.shape
             self.encoder = encoder or ConvEncoder(spec.shape, said, width, depth, beside, dropout=dropout)
             self.decoder = decoder or ConvDecoder(
                 latent_dim, (outputs * channels, *size), width, depth, beside, dropout=dropout
             )
-        elif network == "mlp":
+        else:
             width, depth = 256 if width is None else width, 2 if depth is None else depth
             layers = (width, depth, dropout, activation)
             # black as 0: MNIST's nats after 22 000 updates are 92, with black as -1 (every weight of a pixel at once) 104
             self.ink = encoder is None and isinstance(self.likelihood, Bernoulli)
             self.encoder = encoder or Flat(spec.dimensions + beside, said, *layers)
             self.decoder = decoder or Flat(latent_dim + beside, outputs * spec.dimensions, *layers)
-        else:
-            raise UserError(f"network is auto, mlp or conv, not {network!r}.")
 
     def infer(self, x: Float[Tensor, "b *shape"], embedding: Float[Tensor, "b e"] | None) -> Float[Tensor, "b o"]:
         """What the encoder says of x: the numbers that `posterior` reads."""
