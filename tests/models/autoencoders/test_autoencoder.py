@@ -220,6 +220,61 @@ def test_a_class_is_drawn_by_bayes_rule_even_where_the_density_is_one_gaussian()
     assert float(drawn.std()) == pytest.approx((10 * (1 - 2 / math.pi)) ** 0.5, abs=0.15)
 
 
+@pytest.mark.parametrize("share", [[1 / 62] * 62, [0.995, 0.005]], ids=["62 equal", "one rare"])
+def test_rare_and_many_classes_are_the_asked_ones(share):
+    """Clusters many standard deviations apart, so that Bayes' rule is sure of the class of any code. Ten components hold about
+    six of 62 classes each, and have 0.4 to 2 times the share of a class that the data have: exp(-0.4 * 14) is 0.004."""
+    generator, classes = torch.Generator().manual_seed(0), len(share)
+    centres = 10 * torch.randn(classes, 4, generator=generator)
+    label = torch.multinomial(torch.tensor(share), 6000, True, generator=generator)
+    z = centres[label] + 0.3 * torch.randn(6000, 4, generator=generator)
+    density = CodeDensity(known_classes(POINTS, classes), 4, "gmm", 10)
+    fit = density.fitting(lambda batch: batch.x)
+    while not fit([Batch(z, label)], SampleRng(1)).finished:
+        pass
+    asked = torch.arange(classes).repeat(248 // classes)
+    drawn = density.sample(len(asked), asked, SampleRng(3))
+    codes = (drawn - density.mean) / density.scale
+    every = [density.by_class.log_prob(codes, condition=torch.tensor(c)).value for c in range(classes)]
+    right = torch.stack(every, 1).argmax(1) == asked  # up to frequencies, which are nothing beside such distances
+    assert classes > 2 or bool((torch.cdist(drawn, centres).argmin(1) == asked).all())
+    assert float(right.float().mean()) > 0.97
+    again = density.sample(3, asked[99:102], SampleRng(3, first=99))  # another block, with other neighbours
+    torch.testing.assert_close(again, drawn[99:102])
+
+
+@pytest.mark.parametrize("kind", ["gaussian", "gmm"])
+@pytest.mark.parametrize("size", [1e-3, 1.0, 1e3])
+def test_dead_units_stay_at_their_mean(kind, size):
+    z = size * torch.randn(1000, 4, generator=torch.Generator().manual_seed(0))
+    z[:, 3] = 0.7
+    density = CodeDensity(POINTS, 4, kind, 2)
+    fit = density.fitting(lambda batch: batch.x)
+    while not fit([Batch(z, None)], SampleRng(1)).finished:
+        pass
+    drawn = density.sample(1000, None, SampleRng(0))
+    torch.testing.assert_close(drawn.std(0)[:3], z.std(0)[:3], rtol=0.1, atol=0)
+    assert float((drawn[:, 3] - 0.7).abs().max()) < 1e-3 * size + 1e-6
+    assert bool((density.scale > 0).all()) and bool(((z - density.mean) / density.scale).isfinite().all())
+
+
+@pytest.mark.parametrize("rows", [2, 8])
+@pytest.mark.parametrize("classes", [0, 2])
+def test_fewer_data_than_components(rows, classes):
+    """Ten components is a default that nobody asked for, and at the end of the training they are to be no more than codes."""
+    generator = torch.Generator().manual_seed(0)
+    x, label = torch.randn(rows, 5, generator=generator), torch.arange(rows) % 2 if classes else None
+    spec = known_classes(POINTS, 2) if classes else POINTS
+    density = CodeDensity(spec, 5)
+    fit = density.fitting(lambda batch: batch.x)
+    while not fit([Batch(x, label)], SampleRng(0)).finished:
+        pass
+    assert density.sample(4, None if label is None else torch.tensor([0, 1, 0, 1]), SampleRng(0)).isfinite().all()
+    assert int(density.density.used) == rows
+    fresh = CodeDensity(spec, 5)  # of the same shape, whatever the data were
+    fresh.load_state_dict(density.state_dict())
+
+
 def test_before_it_is_fitted_the_density_follows_the_training():
     z, _ = codes_in_classes()
     density = CodeDensity(POINTS, 4, "gmm")

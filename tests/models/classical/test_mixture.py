@@ -317,6 +317,30 @@ def test_streaming_is_the_same_pass():
     np.testing.assert_allclose(model.means, means, rtol=1e-10)
 
 
+@pytest.mark.parametrize("size", [1, 7, 64])
+def test_thinned_rows_keep_the_proportions_of_classes(size, monkeypatch):
+    """More data than memory, a rare class, batches that hold few of it; every 2^s-th row of each class is kept."""
+    generator = torch.Generator().manual_seed(0)
+    y = (torch.rand(2000, generator=generator) < 0.05).long()
+    x = torch.arange(2000.0)[:, None].repeat(1, 3)
+    monkeypatch.setattr(mixture, "MEMORY", 2000)
+    raw, counts, complete = mixture.keep(chunks(x, y, size), 2)
+    assert counts.tolist() == torch.bincount(y).tolist() and not complete
+    for c in (0, 1):
+        assert torch.equal(raw[c], x[y == c][:: 2 ** round(math.log2(float(counts[c]) / len(raw[c])))])
+    assert sum(part.nbytes for part in raw.values()) <= 2000
+    # and the model has the true frequencies, and their centre
+    model = GaussianMixture(points(3, condition=Condition("class", 2)), components=1)
+    trained(model, chunks(x + torch.randn(x.shape, generator=generator), y, size), steps=2)
+    torch.testing.assert_close(model.frequencies, torch.bincount(y).double() / 2000)
+
+
+def test_more_classes_than_memory_has_rows(monkeypatch):
+    monkeypatch.setattr(mixture, "MEMORY", 100)
+    raw, counts, complete = mixture.keep(chunks(torch.randn(400, 3), torch.arange(400) % 40, 64), 40)
+    assert counts.tolist() == [10] * 40 and not complete and all(len(raw[c]) == 1 for c in range(40))
+
+
 def test_restarts_are_chosen_by_likelihood():
     x = clusters(200, d=2, k=6, apart=3.0, seed=5)
 
@@ -348,8 +372,9 @@ def test_fewer_rows_than_components():
     x = clusters(5)
     with pytest.raises(UserError, match="components=6"):
         trained(GaussianMixture(points(3), components=6), chunks(x))
-    trained(model := GaussianMixture(points(3), components=5), chunks(x))
-    assert model.log_prob(x).value.isfinite().all()
+    for components in (5, None):  # the default is no number that anybody asked for
+        trained(model := GaussianMixture(points(3), components=components), chunks(x))
+        assert model.log_prob(x).value.isfinite().all() and int(model.used) == 5
 
 
 @pytest.mark.parametrize("covariance", KINDS)

@@ -53,7 +53,7 @@ class GaussianMixture(nn.Module):
 
     Args:
         components: Gaussians in a mixture; bic or aic tries 1, 2, 3, ... and keeps the number that this criterion prefers,
-            in each class its own. Default: 10, or 3 in each class.
+            in each class its own. Default: 10, or 3 in each class, and no more than rows.
         most: components that are tried at most, with components=bic or aic.
         covariance: full, diagonal, tied (one full covariance for all components of a class) or spherical.
         eigenspace: how many leading eigen-directions the mixture lives in, with one noise variance outside. Default: all,
@@ -106,6 +106,7 @@ class GaussianMixture(nn.Module):
         if isinstance(components, str) and components not in get_args(Criterion):
             raise UserError(f"components='{components}' was given; a number was expected, or bic or aic.")
         self.criterion: Criterion | None = components if isinstance(components, str) else None
+        self.at_most = not isinstance(components, int)  # fewer where the rows are: nobody asked for this very number
         most = (
             most if isinstance(components, str) else components or (10 if class_count(spec, "a Gaussian mixture") == 1 else 3)
         )
@@ -202,9 +203,8 @@ class GaussianMixture(nn.Module):
 
     def _begin(self, rows: Rows, batches: Iterable[Batch], rng: Rng) -> None:
         """The centre, the eigenspace and the first mixture of each class."""
-        raw, rows.complete = keep(batches, self.classes)
-        counts = torch.tensor([len(raw.get(c, ())) for c in range(self.classes)], dtype=torch.float64)
-        if self.criterion is None and counts.max() < self.components:
+        raw, counts, rows.complete = keep(batches, self.classes)
+        if not self.at_most and counts.max() < self.components:
             where = "a class has at most" if self.classes > 1 else "the training data have"
             raise UserError(
                 f"components={self.components} was asked for, and {where} {int(counts.max())} rows; "
@@ -213,8 +213,8 @@ class GaussianMixture(nn.Module):
         self.frequencies.copy_(counts / counts.sum())
         first = next(iter(raw.values()))
         if self.basis is None:
-            total = sum(x.sum(0, dtype=torch.float64) for x in raw.values())
-            self.centre.copy_(total / counts.sum())  # type: ignore[operator]
+            means = torch.stack([raw[c].mean(0, dtype=torch.float64) for c in raw])
+            self.centre.copy_(self.frequencies[list(raw)] @ means)
         else:
             moments = Moments(first[:1000].double().mean(0))
             for x in raw.values():
@@ -248,6 +248,7 @@ class GaussianMixture(nn.Module):
                 begun, prior = em.start(
                     y, self.components, self.covariance, self.regularisation, self.shrinkage, self.restarts, rng
                 )
+                self.used[c] = min(self.components, len(y))
             self.prior_rows[c], self.prior_factors[c] = prior.rows, prior.factor
             self._store(c, em.padded(begun, self.components, self.covariance))
         self.started.fill_(True)
@@ -356,17 +357,22 @@ class GaussianMixture(nn.Module):
         )
 
 
-def keep(batches: Iterable[Batch], classes: int) -> tuple[dict[int, Tensor], bool]:
-    """The rows of one pass, flattened, class by class, and whether they are all: where they are more than MEMORY, every
-    second, fourth, ... row."""
+def keep(batches: Iterable[Batch], classes: int) -> tuple[dict[int, Tensor], Float[Tensor, " classes"], bool]:
+    """The rows of one pass, flattened, class by class; how many each class has in the whole pass; and whether all are kept:
+    where they are more than MEMORY, every second, fourth, ... row of each class (one row a class at least)."""
     kept: dict[int, list[Tensor]] = {}
+    counts = torch.zeros(classes, dtype=torch.float64)
     size, stride = 0, 1
     for batch in batches:
         for c, x in by_class(batch, classes):
-            kept.setdefault(c, []).append(x[::stride])
-            size += kept[c][-1].nbytes
-        while size > MEMORY:
+            # of all rows of the class, numbered through the batches, those whose number the stride divides
+            part = x[-int(counts[c]) % stride :: stride]
+            counts[c] += len(x)
+            if len(part):
+                kept.setdefault(c, []).append(part if stride == 1 else part.clone())
+                size += part.nbytes
+        while size > MEMORY and stride < counts.max():
             stride *= 2
-            kept = {c: [x[::2].clone() for x in parts] for c, parts in kept.items()}
+            kept = {c: [torch.cat(parts)[::2].clone()] for c, parts in kept.items()}
             size = sum(x.nbytes for parts in kept.values() for x in parts)
-    return {c: torch.cat(kept[c]) for c in sorted(kept)}, stride == 1
+    return {c: torch.cat(kept[c]) for c in sorted(kept)}, counts, stride == 1
