@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from pushforward.data.spec import DataSpec
+from pushforward.data.spec import Column, DataSpec
 from pushforward.distributions.choice import likelihood
 from pushforward.distributions.likelihoods import Bernoulli, DiscretisedLogistic, Gaussian, soft_clamp
 from pushforward.errors import UserError

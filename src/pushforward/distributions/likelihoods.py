@@ -16,7 +16,7 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from pushforward.errors import UserError
@@ -236,12 +236,17 @@ def binary(x: Float[Tensor, "b *shape"], uniform: Float[Tensor, "b *shape"]) -> 
     return (2 * uniform - 1 < x).to(x.dtype).mul_(2).sub_(1)
 
 
+def keys_of(x: Float[Tensor, "b *shape"]) -> Int[Tensor, " b"]:
+    """A 64-bit integer made of each datum, a multiply-add hash of its numbers in steps of 2^-20: what draws that are to be a
+    function of the datum are drawn with."""
+    steps = (wide(x.detach()).flatten(1) * 2**20).round().long()
+    weights = torch.arange(1, steps.shape[1] + 1, device=x.device) * -0x61C8864680B583EB  # the golden ratio, modulo 2^64
+    return (steps * (weights | 1)).sum(1)
+
+
 def fixed_binary(x: Float[Tensor, "b *shape"], seed: int) -> Float[Tensor, "b *shape"]:
     """One black and white image of each grey one, its draws a function of (seed, the image): independent of its neighbours, and
     the same at every call."""
     if not len(x):
         return x
-    levels = (wide(x.detach()).flatten(1) * 2**20).round().long()
-    weights = torch.arange(1, levels.shape[1] + 1, device=x.device) * -0x61C8864680B583EB  # the golden ratio, modulo 2^64
-    keys = (levels * (weights | 1)).sum(1)  # a multiply-add hash, modulo 2^64
-    return binary(x, uniforms(keys, levels.shape[1], seed, torch.float32).reshape(x.shape))
+    return binary(x, uniforms(keys_of(x), x[0].numel(), seed, torch.float32).reshape(x.shape))

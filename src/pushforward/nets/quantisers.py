@@ -203,7 +203,8 @@ class VectorQuantiser(Quantiser):
 
 
 class GumbelQuantiser(Quantiser):
-    """A draw from a categorical over entries, made soft so that it has a gradient; in eval mode the likeliest entry.
+    """A draw from a categorical over entries, made soft so that it has a gradient. In eval mode it is a hard draw, one entry,
+    if there is an rng (a loss on held-out data: an estimate of E_q), else the likeliest entry.
 
     5 z are the logits (inputs = size). With g Gumbel noise, the code is sum_k softmax((5 z + g) / t)_k e_k; the temperature t
     falls along half a cosine, in its logarithm, within the first three quarters of the run.
@@ -235,13 +236,15 @@ class GumbelQuantiser(Quantiser):
         indices = logits.argmax(-1)
         log_q = logits.log_softmax(-1)
         kl = (log_q.exp() * log_q).sum((1, 2)) + math.log(self.size) * logits.shape[1]
+        if self.training and rng is None:
+            raise ValueError("the Gumbel-softmax draws in training; give it an rng.")
+        noisy = logits
+        if rng is not None:
+            noisy = logits - torch.log(-torch.log(rng.rand(*logits.shape).clamp_(1e-20, 1 - 2**-24)))
         if self.training:
-            if rng is None:
-                raise ValueError("the Gumbel-softmax draws in training; give it an rng.")
-            gumbel = -torch.log(-torch.log(rng.rand(*logits.shape).clamp_(1e-20, 1 - 2**-24)))
-            weights = ((logits + gumbel) / self.temperature(progress)).softmax(-1)
-            codes = weights @ self.codebook
+            codes = (noisy / self.temperature(progress)).softmax(-1) @ self.codebook
         else:
+            indices = noisy.argmax(-1)
             codes = F.embedding(indices, self.codebook)
         return Quantised(_grid(codes, z), indices.view(len(z), *z.shape[2:]), self.beta * kl)
 
@@ -264,6 +267,7 @@ class FiniteScalarQuantiser(Quantiser):
     offset: Tensor
     shift: Tensor
     middle: Tensor
+    top: Tensor
     base: Tensor
 
     def __init__(self, levels: Sequence[int]):
@@ -277,12 +281,15 @@ class FiniteScalarQuantiser(Quantiser):
         for name, value in (("reach", half), ("offset", offset), ("shift", torch.atanh(offset / half))):
             self.register_buffer(name, value.float(), persistent=False)
         self.register_buffer("middle", counts // 2, persistent=False)
+        self.register_buffer("top", counts - 1 - counts // 2, persistent=False)
         self.register_buffer("base", torch.cat([torch.ones(1, dtype=torch.long), counts[:-1].cumprod(0)]), persistent=False)
 
     def forward(self, z: Float[Tensor, "b d *grid"], rng: Rng | None = None, progress: float = 1.0) -> Quantised:
         bounded = self.reach * torch.tanh(_rows(z) + self.shift) - self.offset
-        rounded = straight_through(bounded, bounded.round())
-        indices = ((bounded.detach().round().long() + self.middle) * self.base).sum(-1)
+        # with a thousand levels and more the thousandth beyond the ends is a level of its own
+        steps = bounded.detach().round().clamp(-self.middle, self.top)
+        rounded = straight_through(bounded, steps)
+        indices = ((steps.long() + self.middle) * self.base).sum(-1)
         codes = _grid(rounded / self.middle, z)
         return Quantised(codes, indices.view(len(z), *z.shape[2:]), torch.zeros(len(z), device=z.device))
 

@@ -63,6 +63,22 @@ def test_a_flow_starts_near_its_base_and_its_code_is_where_it_sends_the_mean():
     z, _ = flow.draw(said, torch.zeros(2, 1, 3, dtype=torch.float64))
     torch.testing.assert_close(flow.mean(said), z[:, 0])
     assert flow.outputs == 6 + CONTEXT and flow.kl(said) is None
+    base, slope = flow.base.draw(said[:, :6], numbers(2, 5, 3, seed=1))
+    bent, bent_slope = flow.draw(said, numbers(2, 5, 3, seed=1))
+    shrunk = 2 * math.log(1 / (1 + math.exp(-4)))  # each of two steps keeps sigmoid(4) of z
+    torch.testing.assert_close(bent, base * math.exp(shrunk))
+    torch.testing.assert_close(bent_slope, slope.expand_as(base) + shrunk)
+
+
+def test_a_full_posterior_draws_in_single_precision_under_autocast():
+    """z in bfloat16 would be off by 2^-9 of itself, and the density of another draw."""
+    torch.manual_seed(0)
+    q = Full(20)
+    said, noise = numbers(8, q.outputs).float(), numbers(8, 3, 20, seed=1).float()
+    plain, _ = q.draw(said, noise)
+    with torch.autocast("cpu", torch.bfloat16):
+        z, _ = q.draw(said, noise)
+    assert z.dtype == torch.float32 and torch.equal(z, plain)
 
 
 class Rotated(nn.Module):

@@ -17,6 +17,7 @@ from pushforward.models.checking import check_model
 from pushforward.models.contract import capabilities
 from pushforward.models.variational.code_prior import CodePrior
 from pushforward.models.variational.quantised import VQVAE, VQVAE2
+from pushforward.nets.quantisers import SHARP
 from pushforward.randomness import SampleRng, UpdateRng
 from pushforward.training import checkpoints
 from pushforward.training.train import train
@@ -166,6 +167,36 @@ def test_probabilities_of_all_codes_sum_to_one_and_samples_have_them(name):
     chi2 = float(n * ((seen - p).square() / p).sum())
     cells = len(every) - 1
     assert chi2 < cells + 4 * (2 * cells) ** 0.5  # four standard deviations of chi-squared
+
+
+def test_counts_go_on_beyond_what_float32_can_count():
+    prior = CodePrior(3, (2, 2))
+    prior.observe(torch.zeros(1, 4, dtype=torch.long))
+    prior.counts *= 2**24
+    prior.observe(torch.zeros(1, 4, dtype=torch.long))
+    assert prior.counts[0, 0, 0].item() == 2**24 + 1
+
+
+def test_on_held_out_data_the_objective_of_dvae_is_a_bound():
+    """With beta = 1 and one place, its mean over draws is -(sum_k q_k log p(x | k) - KL(q || uniform)), at least
+    -log mean_k p(x | k): enumerated."""
+    spec = DataSpec("image", (1, 1, 2), levels=3)
+    settings = {"quantiser": "gumbel", "codes": 4, "positions": 1, "network": "mlp", "beta": 1.0, "likelihood": "categorical"}
+    model = build(VQVAE, spec, **settings).eval()
+    with torch.no_grad():
+        for p in model.decoder.parameters():
+            p.mul_(2)
+        x = torch.tensor([[[[-1.0, 1.0]]]])
+        parameters = model.output([model.quantisers[0].lookup(torch.arange(4)[:, None])])
+        given = model.likelihood.log_prob(parameters, x.expand(4, -1, -1, -1))
+        q = (SHARP * model.encoder(x)).flatten().softmax(0)
+        bound = (q * (given - q.log())).sum() - math.log(4)
+        rows = 20_000
+        found = -2 * model.loss(Batch(x.expand(rows, -1, -1, -1)), stream()).total
+    error = float((q * given.square()).sum() - (q * given).sum() ** 2) ** 0.5 / rows**0.5
+    assert q.max() < 0.9 and error > 0, "else a draw is the likeliest entry"
+    assert found.item() == pytest.approx(bound.item(), abs=5 * error)
+    assert bound < given.logsumexp(0) - math.log(4)
 
 
 def plain_rates(counts: torch.Tensor, general: torch.Tensor) -> torch.Tensor:

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from pushforward.data.batches import Batch
-from pushforward.data.spec import DataSpec
+from pushforward.data.spec import Condition, DataSpec
 from pushforward.data.units import units
 from pushforward.distributions.choice import likelihood
 from pushforward.distributions.likelihoods import Bernoulli, Gaussian, Sigma, binary, fixed_binary
@@ -24,6 +24,7 @@ from pushforward.nets.conditioning import ConditionEmbedding, condition_rates, d
 from pushforward.randomness import Rng, SampleRng, as_rng
 
 EVALUATION_SEED = 0x1A3
+MIXTURE = 64  # sets of attributes that a density without them is a mixture over
 EMBEDDING = 64  # numbers that a condition becomes
 
 
@@ -94,7 +95,14 @@ class Variational(nn.Module):
         x = binary(batch.x, rng.rand_like(batch.x)) if self.binarise else batch.x
         # validation is under the full beta, or its figures would not compare with each other
         warmth = min(1.0, batch.step / self.beta_warmup) if self.beta_warmup and self.training else 1.0
-        return self.objective(self, x, rng, embedding, warmth, self.log_det)
+        return self.objective(self, x, rng, embedding, warmth, self._log_det(batch.x))
+
+    def _log_det(self, x: Tensor) -> float | Tensor:
+        """Mean of log |dx/dc| over these data."""
+        if not any(column.missing for column in self.spec.columns):
+            return self.log_det
+        made = units(self.spec)
+        return torch.as_tensor(made.log_dets(made.to_codes(x))).mean()
 
     def players(self) -> list[Player]:
         """One: encoder and decoder together."""
@@ -137,22 +145,52 @@ class Variational(nn.Module):
     def log_prob(
         self, x: Float[Tensor, "b *shape"], *, condition: Tensor | None = None, draws: int = 64, chunk: int | None = None
     ) -> LogProb:
-        """The importance-weighted bound with `draws` draws: a function of x, its draws being the same at each call.
+        """The importance-weighted bound with `draws` draws, which are a function of (x, draws): so is the bound.
 
-        Without a condition, where the data have classes, it is the mixture over them that `sample` draws from (as many times
-        the work as there are classes). chunk: how many codes are decoded at a time; None: as many as make about 2 million
-        numbers. With `binarise` it is the bound of one black and white image of each x, always the same.
+        Without a condition, where the data have classes or attributes, it is the mixture over them that `sample` draws from: a
+        sum over all classes, or over all sets of attributes where these are at most 64, else over 64 that are drawn, the same
+        for all data; as many times the work. Where a vector or an image is the condition it is what the model says with that
+        hidden, as `condition_dropout` has taught it; where that is 0, x without it has no density. chunk: how many codes are
+        decoded at a time; None: as many as make about 2 million numbers. With `binarise` it is the bound of one black and white
+        image of each x, always the same.
+
+        Raises UserError for less than one draw, and for a condition that is needed and not there.
         """
+        if draws < 1 or (chunk is not None and chunk < 1):
+            raise UserError(f"draws = {draws} and chunk = {chunk} were given; both are at least 1.")
         self.likelihood.check(x)
         x = fixed_binary(x, EVALUATION_SEED) if self.binarise else x
-        noise = SampleRng(EVALUATION_SEED, device=device_of(self)).randn(draws, self.noise_size).to(x.dtype)
         chunk = chunk or min(max(1, 2**21 // self.spec.dimensions), 2**14)
-        if condition is not None or self.spec.classes is None:
-            return LogProb(iwae_bound(self, x, noise, self.embed(condition, len(x)), chunk), "bound")
-        assert self.spec.condition is not None
-        parts = []
-        for label, rate in enumerate(condition_rates(self.spec.condition).tolist()):
-            if rate > 0:
-                embedding = self.embed(torch.full((len(x),), label, device=x.device), len(x))
-                parts.append(math.log(rate) + iwae_bound(self, x, noise, embedding, chunk))
-        return LogProb(torch.stack(parts).logsumexp(0), "bound")
+        known = self.spec.condition
+        if condition is None and known is not None and known.kind in ("class", "attributes"):
+            conditions, rates = mixture(known, x.device)
+            parts = []
+            for each, rate in zip(conditions, rates.log().tolist(), strict=True):
+                embedding = self.embed(each.expand(len(x), *each.shape), len(x))
+                parts.append(rate + iwae_bound(self, x, draws, EVALUATION_SEED, embedding, chunk))
+            return LogProb(torch.stack(parts).logsumexp(0), "bound")
+        if condition is None and known is not None and not self.condition_dropout:
+            raise UserError(
+                f"this model knows the density of data given their {known.kind} alone, of which none was hidden in training "
+                "(condition_dropout=0): give the condition."
+            )
+        return LogProb(iwae_bound(self, x, draws, EVALUATION_SEED, self.embed(condition, len(x)), chunk), "bound")
+
+
+def mixture(condition: Condition, device: torch.device) -> tuple[Tensor, Float[Tensor, " m"]]:
+    """Conditions and their rates in the training set, those with a rate above 0: classes (M,), or attributes (M, A), each by
+    its own rate, as `draw_condition` draws them; more than 64 sets of attributes are 64 draws with equal rates.
+
+    >>> mixture(Condition("attributes", 2, frequencies=(0.75, 1.0)), torch.device("cpu"))[1].tolist()
+    [0.25, 0.75]
+    """
+    rates = condition_rates(condition, device)
+    if condition.kind == "class":
+        known = rates.nonzero()[:, 0]
+        return known, rates[known]
+    if condition.size > math.log2(MIXTURE):
+        drawn = draw_condition(condition, MIXTURE, SampleRng(EVALUATION_SEED, device=device))
+        return drawn, torch.full((MIXTURE,), 1 / MIXTURE, dtype=rates.dtype, device=device)
+    sets = torch.arange(2**condition.size, device=device)[:, None] >> torch.arange(condition.size, device=device) & 1
+    chances = torch.where(sets > 0, rates, 1 - rates).prod(1)
+    return sets[chances > 0].float(), chances[chances > 0]

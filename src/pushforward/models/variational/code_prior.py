@@ -5,7 +5,7 @@ coarser grid at the same place, as if these said independent things of it (naive
 
     p(c | place, class, left, above, coarse) ~ p(c | place, class) p(left | c) p(above | c) p(coarse | c).
 
-Each is a table of counts, that of a rare case drawn towards the table of the more general one. It is a normalised distribution,
+Each is a table of counts (in float64: float32 counts to 2^24 and no further), that of a rare case drawn towards the table of the more general one. It is a normalised distribution,
 of low order: samples are locally right and globally loose. For good ones train an autoregressive model of the codes.
 """
 
@@ -45,10 +45,12 @@ class CodePrior(nn.Module):
         self.classes = classes if classes * self.places * size <= LARGEST else 1
         self.asked = classes
         tables = 2 if len(grid) == 2 else self.places
-        self.register_buffer("counts", torch.zeros(self.classes, self.places, size))
-        self.register_buffer("pairs", torch.zeros(tables if tables * size * size <= LARGEST else 0, size, size))
+        self.register_buffer("counts", torch.zeros(self.classes, self.places, size, dtype=torch.float64))
+        self.register_buffer(
+            "pairs", torch.zeros(tables if tables * size * size <= LARGEST else 0, size, size, dtype=torch.float64)
+        )
         above = coarse[0] if coarse and coarse[0] * size <= LARGEST else 0
-        self.register_buffer("parents", torch.zeros(above, size))
+        self.register_buffer("parents", torch.zeros(above, size, dtype=torch.float64))
         if coarse:
             (h, w), (up, along) = grid, coarse[1]
             rows, columns = torch.arange(h) * up // h, torch.arange(w) * along // w
@@ -91,11 +93,11 @@ class CodePrior(nn.Module):
 
     def _tables(self) -> tuple[Tensor, Tensor, Tensor]:
         """log p(c | place, class) (classes, P, K), and log p(c | neighbour) / p(c) of pairs and parents."""
-        counts = self.counts.double()
+        counts = self.counts
         overall = counts.sum((0, 1))
         overall = (overall + SHRINK / self.size) / (overall.sum() + SHRINK)
         by_place = _shrunk(counts.sum(0), overall)
-        pairs, parents = (_shrunk(t.double(), overall).log() - overall.log() for t in (self.pairs, self.parents))
+        pairs, parents = (_shrunk(t, overall).log() - overall.log() for t in (self.pairs, self.parents))
         return _shrunk(counts, by_place).log(), pairs, parents
 
     def _label(self, classes: Tensor | None, n: int) -> Tensor:
@@ -150,7 +152,7 @@ class CodePrior(nn.Module):
 def _count(table: Tensor, at: Tensor) -> None:
     """Adds one at each of these places of a flattened table."""
     flat = at.flatten()
-    table.view(-1).index_add_(0, flat, torch.ones(len(flat), device=flat.device))
+    table.view(-1).index_add_(0, flat, torch.ones(len(flat), dtype=table.dtype, device=flat.device))
 
 
 def _shrunk(counts: Tensor, general: Tensor) -> Tensor:

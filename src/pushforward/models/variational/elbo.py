@@ -25,9 +25,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from pushforward.distributions.likelihoods import keys_of
 from pushforward.errors import UserError
 from pushforward.models.contract import Loss
-from pushforward.randomness import Rng
+from pushforward.randomness import Rng, normals
 
 WEAK = 0.01  # nats on average over data: a unit with less says nothing
 
@@ -62,10 +63,11 @@ def log_weights(
 class Elbo:
     """The loss -(E_q[log p(x | z)] - beta KL), the expectation over `draws` draws per datum.
 
-    free_bits: nats that each unit may use without paying for them. Terms, in nats per datum: reconstruction (log p(x | z)),
-    kl, elbo (their difference whatever beta and free_bits are), and active_units, the units whose KL in the batch is more than
-    0.01 nats. `log_det` is added to the terms that are log-likelihoods, so that they are those of the data in their own
-    units.
+    free_bits: nats that each unit may use without paying for them, on average over the data that the loss sees at a time: with
+    micro-batches or several processes each has its own floor, and their mean is at least that of the whole batch. Terms, in
+    nats per datum: reconstruction (log p(x | z)), kl, elbo (their difference whatever beta and free_bits are), and
+    active_units, the units whose KL in the batch is more than 0.01 nats. `log_det` (its mean over the data) is added to the
+    terms that are log-likelihoods, so that they are those of the data in their own units.
     """
 
     beta: float = 1.0
@@ -79,7 +81,7 @@ class Elbo:
         rng: Rng,
         embedding: Float[Tensor, "b e"] | None = None,
         warmth: float = 1.0,
-        log_det: float = 0.0,
+        log_det: float | Tensor = 0.0,
     ) -> Loss:
         """warmth: a factor on beta, 0 to 1 (1: none)."""
         noise = rng.randn(len(x), self.draws, model.noise_size).to(x.dtype)
@@ -107,7 +109,7 @@ class ImportanceWeighted:
         rng: Rng,
         embedding: Float[Tensor, "b e"] | None = None,
         warmth: float = 1.0,
-        log_det: float = 0.0,
+        log_det: float | Tensor = 0.0,
     ) -> Loss:
         """warmth: always 1, the bound has no KL to weigh."""
         noise = rng.randn(len(x), self.draws, model.noise_size).to(x.dtype)
@@ -145,20 +147,23 @@ def log_mean_exp(x: Float[Tensor, "b k"]) -> Float[Tensor, " b"]:
 def iwae_bound(
     model: LatentVariableModel,
     x: Float[Tensor, "b *shape"],
-    noise: Float[Tensor, "k d"],
+    draws: int,
+    seed: int,
     embedding: Float[Tensor, "b e"] | None = None,
     chunk: int = 1024,
 ) -> Float[Tensor, " b"]:
-    """L_K of each datum, with the K draws of `noise`, which all data share: a function of x that does not depend on its batch.
+    """L_K of each datum with K = `draws` draws of its own, which are a function of (seed, x): so is the bound, whatever is
+    beside x in its batch, and the error of a mean over data falls with their number as if they were drawn anew.
 
     chunk: how many z are decoded at a time (memory only).
     """
-    step = max(1, chunk // len(noise))
+    step, keys = max(1, chunk // draws), keys_of(x)
     bounds = []
     for start in range(0, len(x), step):
-        rows = x[start : start + step]
-        beside = None if embedding is None else embedding[start : start + step]
-        parts = [log_weights(model, rows, part.expand(len(rows), -1, -1), beside) for part in noise.split(chunk)]
+        rows = slice(start, start + step)
+        beside = None if embedding is None else embedding[rows]
+        noise = normals(keys[rows], draws * model.noise_size, seed).unflatten(1, (draws, model.noise_size)).to(x.dtype)
+        parts = [log_weights(model, x[rows], part, beside) for part in noise.split(chunk, 1)]
         bounds.append(log_mean_exp(torch.cat(parts, 1)))
     return torch.cat(bounds) if bounds else x.new_zeros(0)
 

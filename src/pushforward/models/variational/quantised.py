@@ -4,10 +4,13 @@ An encoder maps x to a grid of vectors z, a quantiser (`nets/quantisers.py`) eac
 codes to p(x | codes). With sums over the numbers of a datum the objective is that of the papers,
 
     - log p(x | codes) + |sg(z) - e|^2 + beta |z - sg(e)|^2        (vq-vae: the second term by moving averages)
-    - log p(x | codes) + beta KL(q(codes | x) || uniform)          (dvae: for beta = 1 a bound on the likelihood)
+    - log p(x | codes) + beta KL(q(codes | x) || uniform)          (dvae)
     - log p(x | codes)                                             (fsq-vae)
 
-all per number of x. VQ-VAE-2 has two grids: a coarse one (top), and a fine one (bottom) whose encoder sees the top's codes.
+all per number of x. In training dvae's codes are relaxed, mixtures of entries, and its objective bounds nothing; on held-out
+data they are hard draws from q, one a place, so that for beta = 1 the objective's mean is at least -log p(x) of the model with
+uniform codes, per number of x (in the model's units). The others' codes are hard in either. VQ-VAE-2 has two grids: a coarse
+one (top), and a fine one (bottom) whose encoder sees the top's codes.
 
 What is drawn by the model itself comes from tables of its codes (`code_prior.py`) that are counted as it trains, and once more
 with the averaged weights when it has. An image is worth more than that: train a `gpt` on `pf.codes_of(run)`.
