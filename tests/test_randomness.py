@@ -57,10 +57,10 @@ def test_the_words_are_those_of_splitmix(key):
         normals(indices, 5, key, torch.float64), torch.as_tensor(stats.norm.ppf(exact)), rtol=1e-12, atol=1e-13
     )
     low, high = (np.array([[w >> shift & 0xFFFFFFFF for w in row] for row in words]) for shift in (0, 32))
-    coarse = np.concatenate([low >> 8 | 1, high >> 8 | 1], 1) * 2.0**-24
+    coarse = np.stack([low >> 8 | 1, high >> 8 | 1], 2).reshape(5, 10) * 2.0**-24
     assert (uniforms(indices, 10, key, torch.float32).double().numpy() == coarse).all()
     radius, angle = np.sqrt(-2 * np.log(((low & 0x7FFFFFFF) + 0.5) / 2**31)), 2 * np.pi * high / 2**32
-    both = np.concatenate([radius * np.cos(angle), radius * np.sin(angle)], 1)
+    both = np.stack([radius * np.cos(angle), radius * np.sin(angle)], 2).reshape(5, 10)
     # float32 angles of up to pi are off by 1e-7, radii near 0 by the square root of 2^-24
     assert np.abs(normals(indices, 10, key).numpy() - both).max() < 2e-5
     assert np.array_equal(normals(indices, 9, key).numpy(), normals(indices, 10, key).numpy()[:, :9])
@@ -156,3 +156,11 @@ def test_rows_alike():
     """Noise that is common to all data: every row is row `first`."""
     rows = SampleRng(3, first=2, alike=True).randn(5, 4)
     assert torch.equal(rows, SampleRng(3, first=2).randn(1, 4).expand(5, 4))
+
+
+@pytest.mark.parametrize("law", ["rand", "randn"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_longer_draw_begins_alike(law, dtype):
+    """So that a text of 20 tokens begins with that of 12."""
+    short, long = (getattr(SampleRng(5), law)(7, size, dtype=dtype) for size in (11, 20))
+    assert torch.equal(short, long[:, :11])

@@ -115,10 +115,10 @@ def uniforms(indices: Tensor, draws: int, key: int, dtype: torch.dtype = torch.f
             made[rows, columns] = _top(word)
         return made
     pairs = (draws + 1) // 2
-    made = torch.empty(len(indices), 2, pairs, device=indices.device)
+    made = torch.empty(len(indices), pairs, 2, device=indices.device)  # so a longer draw begins alike
     for rows, columns, word in _words(indices, pairs, key):
         for half, bits in enumerate(_halves(word)):
-            made[rows, half, columns] = (bits >> 8).bitwise_and_(0xFFFFFF).bitwise_or_(1).float().mul_(2.0**-24)
+            made[rows, columns, half] = (bits >> 8).bitwise_and_(0xFFFFFF).bitwise_or_(1).float().mul_(2.0**-24)
     return made.flatten(1)[:, :draws]
 
 
@@ -134,13 +134,13 @@ def normals(indices: Tensor, draws: int, key: int, dtype: torch.dtype = torch.fl
             made[rows, columns] = torch.special.ndtri(_top(word))
         return made
     pairs = (draws + 1) // 2
-    made = torch.empty(len(indices), 2, pairs, device=indices.device)
+    made = torch.empty(len(indices), pairs, 2, device=indices.device)  # so a longer draw begins alike
     for rows, columns, word in _words(indices, pairs, key):
         low, high = _halves(word)
         radius = (low & 0x7FFFFFFF).float().add_(0.5).mul_(2.0**-31).log_().mul_(-2).sqrt_()
         angle = high.float().mul_(math.pi * 2.0**-31)
-        made[rows, 0, columns] = angle.cos().mul_(radius)
-        made[rows, 1, columns] = angle.sin_().mul_(radius)
+        made[rows, columns, 0] = angle.cos().mul_(radius)
+        made[rows, columns, 1] = angle.sin_().mul_(radius)
     return made.flatten(1)[:, :draws]
 
 

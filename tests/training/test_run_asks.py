@@ -29,10 +29,14 @@ class Slide(torch.nn.Module):
         return -x + 0.5 * noise.sign() * (0 if condition is None else condition.float().view(-1, 1, 1, 1))
 
 
+    def complete(self, x, known, *, condition=None, generator=None):
+        return torch.where(known, x, as_rng(generator).rand_like(x) - 1)  # the darker half of the levels
+
+
 class Counts(torch.nn.Module):
     """Goes on with the next letters; a coin a row says by how many."""
 
-    def complete(self, prefix, length, *, condition=None, generator=None, stride=1):
+    def extend(self, prefix, length, *, condition=None, generator=None, stride=1):
         coin = 1 + as_rng(generator).randint(2, len(prefix), 1)
         steps = torch.arange(1, length + 1) * coin * stride
         return torch.cat([prefix, (prefix[:, -1:] + steps) % 26], 1)
@@ -84,18 +88,32 @@ def test_completions_are_texts_of_any_lengths(tmp_path):
     letters = tuple("abcdefghijklmnopqrstuvwxyz")
     spec = DataSpec("tokens", (8,), vocabulary=Vocabulary("characters", 26, letters))
     run = Run(Counts(), spec, tmp_path, RECORD)
-    (text,) = run.complete("ab", 3, seed=0)
+    (text,) = run.extend("ab", 3, seed=0)
     assert text in ("abcde", "abdfh")
-    several = run.complete(["ab", "x", "hello"], 3, seed=5)
+    several = run.extend(["ab", "x", "hello"], 3, seed=5)
     assert [len(t) for t in several] == [5, 4, 8] and several[2].startswith("hello")
-    rows = run.complete(["ab"] * 20, 3, seed=5)
+    rows = run.extend(["ab"] * 20, 3, seed=5)
     assert rows[0] == several[0] and len(set(rows)) == 2, "row i is a function of (seed, i)"
-    assert run.complete(torch.zeros(20, 2, dtype=torch.long), 3, seed=5) == [
+    assert run.extend(torch.zeros(20, 2, dtype=torch.long), 3, seed=5) == [
         "aa" + ("bcd" if t == "abcde" else "ceg") for t in rows
     ]
-    assert run.complete("a", 2, seed=0, stride=5)[0] in ("afk", "aku")
+    assert run.extend("a", 2, seed=0, stride=5)[0] in ("afk", "aku")
     for wrong, words in (({"strid": 2}, "did you mean stride"), ({"condition": 3}, "none to condition on")):
         with pytest.raises(pf.UserError, match=words):
-            run.complete("a", 2, **wrong)
+            run.extend("a", 2, **wrong)
     with pytest.raises(pf.UserError, match="character '!'"):
-        run.complete("a!", 2)
+        run.extend("a!", 2)
+
+
+def test_what_is_known_of_an_image_is_kept(images):
+    """A mask of one datum's height and width serves for all; the rest is a function of the seed."""
+    x = torch.full((3, 1, 2, 3), 16, dtype=torch.uint8)
+    known = torch.tensor([[True, False, True], [False, True, False]])
+    made = images.complete(x, known, seed=1)
+    where = known.expand(3, 1, 2, 3).numpy()
+    assert (made[where] == 16).all() and (made[~where] <= 8).all() and made.dtype == torch.uint8
+    assert (made == images.complete(x, known, seed=1)).all() and (made != images.complete(x, known, seed=2)).any()
+    with pytest.raises(pf.UserError, match="does not fit data of shape"):
+        images.complete(x, torch.ones(5, 5))
+    with pytest.raises(pf.UserError, match="cannot continue texts"):
+        images.extend("a", 3)

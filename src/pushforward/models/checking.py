@@ -22,6 +22,7 @@ from pushforward.models.contract import (
     Density,
     Diagnoses,
     Encodes,
+    Extends,
     Learns,
     Loss,
     Samples,
@@ -250,13 +251,27 @@ def _trajectories(model: Any, given: Batch, data: Data) -> None:
         _tensor(states, (4, 2, *data.spec.shape), "trajectory")
 
 
-def _completes(model: Any, given: Batch, data: Data) -> None:
-    """complete keeps its prefix"""
-    _keywords(model.complete, "condition", "generator")
+def _extends(model: Any, given: Batch, data: Data) -> None:
+    """extend keeps its prefix"""
+    _keywords(model.extend, "condition", "generator")
     prefix = given.x[:, :1]
     with torch.no_grad():
-        longer = model.complete(prefix, 2, condition=given.condition, generator=SampleRng(5, device=device_of(model)))
-    _expect(torch.equal(longer[:, :1], prefix) and longer.shape[1] == 3, "complete must keep the prefix and add to it.")
+        longer = model.extend(prefix, 2, condition=given.condition, generator=SampleRng(5, device=device_of(model)))
+    _expect(torch.equal(longer[:, :1], prefix) and longer.shape[1] == 3, "extend must keep the prefix and add to it.")
+
+
+def _completes(model: Any, given: Batch, data: Data) -> None:
+    """complete keeps what is known, and draws the rest"""
+    _keywords(model.complete, "condition", "generator")
+    known = torch.rand(given.x.shape, generator=torch.Generator().manual_seed(0)).to(given.x.device) < 0.5
+    made = [
+        model.complete(given.x, known, condition=given.condition, generator=SampleRng(seed, device=device_of(model)))
+        for seed in (5, 5, 6)
+    ]
+    _tensor(made[0], tuple(given.x.shape), "complete")
+    _expect(torch.equal(made[0][known], given.x[known]), "complete must keep what is known as it is.")
+    _expect(torch.equal(made[0], made[1]), "two completions with one seed differ; draw all noise from the generator.")
+    _expect(not torch.equal(made[0], made[2]), "completions with two seeds are the same.")
 
 
 def _translates(model: Any, given: Batch, data: Data) -> None:
@@ -297,6 +312,7 @@ CHECKS: list[tuple[Any, Callable[[Any, Batch, Data], None]]] = [
     (Decodes, _decodes),
     (Scores, _scores),
     (Trajectories, _trajectories),
+    (Extends, _extends),
     (Completes, _completes),
     (Translates, _translates),
     (Diagnoses, _diagnoses),

@@ -21,6 +21,7 @@ from pushforward.models.contract import (
     Decodes,
     Density,
     Encodes,
+    Extends,
     LogProb,
     Samples,
     Trajectories,
@@ -174,15 +175,15 @@ class Run:
             made = model.translate(source, condition=wanted, generator=self._rng(_seed(seed)), **options)
         return self.units.present(self.units.to_codes(made).cpu())
 
-    def complete(
+    def extend(
         self, prefix: Any, length: int = 100, *, condition: Any = None, seed: int | None = None, **options: Any
     ) -> Any:
         """Texts (or token ids) that begin with `prefix` and go on for `length` tokens. One text or several, of any lengths.
 
         Row i is a function of (seed, i, prefix i). options: the model's own (temperature, top_k, top_p).
         """
-        model = self._able(Completes, "complete")
-        self._check_options("complete", options)
+        model = self._able(Extends, "continue texts")
+        self._check_options("extend", options)
         texts = [prefix] if isinstance(prefix, str) else prefix
         if len(texts) == 0:
             raise UserError("no prefix was given; give a text, or several.")
@@ -195,11 +196,26 @@ class Run:
             given = self._condition(wanted, rows)
             x = part.to(device_of(self.model))
             with torch.no_grad():
-                made.append(model.complete(x, length, condition=given, generator=self._rng(seed, first), **options))
+                made.append(model.extend(x, length, condition=given, generator=self._rng(seed, first), **options))
             first = rows.stop
         if one_by_one:
             return [text for codes in made for text in self.units.present(codes.cpu())]
         return self.units.present(made[0].cpu())
+
+    def complete(self, x: Any, known: Any, *, condition: Any = None, seed: int | None = None, **options: Any) -> Any:
+        """Data x of which only a part is known, with the rest drawn. known: true where x is to be kept, of x's shape (n, ...)
+        in the model's layout (images (n, C, H, W)), or (H, W) or one datum's shape for all."""
+        model = self._able(Completes, "complete data")
+        self._check_options("complete", options)
+        x, wanted = self._model_input(x, condition)
+        mask = torch.as_tensor(known).to(x.device).bool()
+        try:
+            mask = mask.expand_as(x)
+        except RuntimeError:
+            raise UserError(f"known of shape {tuple(mask.shape)} does not fit data of shape {tuple(x.shape)}.") from None
+        with torch.no_grad():
+            made = model.complete(x, mask, condition=wanted, generator=self._rng(_seed(seed)), **options)
+        return self.units.present(self.units.to_codes(made).cpu())
 
     def log_prob(self, x: Any, *, condition: Any = None, **options: Any) -> LogProb:
         """Log-density of data in nats per datum, in the data's own units: for integer data the log-probability."""
@@ -289,7 +305,13 @@ def _seed(seed: int | None) -> int:
     return int(torch.randint(2**62, ()).item()) if seed is None else seed
 
 
-ARGUMENTS = {"sample": ["n"], "trajectory": ["n", "frames"], "translate": ["x"], "complete": ["prefix", "length"]}
+ARGUMENTS = {
+    "sample": ["n"],
+    "trajectory": ["n", "frames"],
+    "translate": ["x"],
+    "extend": ["prefix", "length"],
+    "complete": ["x", "known"],
+}
 
 
 def sampling_options(model_class: type, method: str = "sample") -> list[str]:

@@ -12,7 +12,7 @@ from pushforward.data.spec import Condition, DataSpec, Vocabulary
 from pushforward.errors import UserError
 from pushforward.models.autoregressive.sampling import choice_probabilities, window_start, windows
 from pushforward.models.autoregressive.transformer import GPT
-from pushforward.models.contract import Completes, Density, Learns, Samples, capabilities
+from pushforward.models.contract import Density, Extends, Learns, Samples, capabilities
 from pushforward.randomness import SampleRng
 from pushforward.zoo import create
 
@@ -109,8 +109,8 @@ def test_a_row_does_not_depend_on_its_neighbours_nor_on_the_length(condition):
 def test_text_is_the_same_with_and_without_the_cache(context, prefix):
     model = gpt(11, 8, context=context)
     start = torch.randint(11, (4, prefix), generator=torch.Generator().manual_seed(3))
-    with_cache = model.complete(start, 30, generator=9)
-    assert torch.equal(with_cache, model.complete(start, 30, generator=9, cache=False))
+    with_cache = model.extend(start, 30, generator=9)
+    assert torch.equal(with_cache, model.extend(start, 30, generator=9, cache=False))
     assert torch.equal(with_cache[:, :prefix], start)
     assert with_cache.unique().numel() > 5  # a text, not one token
 
@@ -126,7 +126,7 @@ def test_the_cache_is_used():
 
 def test_completing_nothing_is_sampling():
     model = gpt(11, 8)
-    assert torch.equal(model.complete(torch.zeros(3, 0, dtype=torch.long), 8, generator=2), model.sample(3, generator=2))
+    assert torch.equal(model.extend(torch.zeros(3, 0, dtype=torch.long), 8, generator=2), model.sample(3, generator=2))
 
 
 @pytest.mark.parametrize("context", range(1, 12))
@@ -284,8 +284,8 @@ def test_it_learns_classes():
 
 def test_capabilities_and_creation():
     model = create("gpt", spec(5, 7), depth=1, heads=1, width=8)
-    assert all(isinstance(model, able) for able in (Samples, Density, Completes, Learns))
-    assert capabilities(model) == capabilities(GPT) == ["samples", "density", "completes"]
+    assert all(isinstance(model, able) for able in (Samples, Density, Extends, Learns))
+    assert capabilities(model) == capabilities(GPT) == ["samples", "density", "extends"]
     (player,) = model.players()
     assert {id(p) for p in player.parameters()} == {id(p) for p in model.parameters()}
     assert player.optimizer.weight_decay == 0.1
@@ -316,11 +316,11 @@ def test_mistakes_are_sentences():
     with pytest.raises(UserError, match="token id 5"):
         model.log_prob(x + 5)
     with pytest.raises(UserError, match="token id -1"):
-        model.complete(x - 1, 3)
+        model.extend(x - 1, 3)
     with pytest.raises(UserError, match="integer"):
         model._checked(x.float())
     with pytest.raises(UserError, match="continued by -1"):
-        model.complete(x, -1)
+        model.extend(x, -1)
     with pytest.raises(UserError, match="stride"):
         model.text_nats(x[0], stride=8)
     with pytest.raises(UserError, match="no tokens"):

@@ -79,8 +79,6 @@ class DenoisingAutoencoder(DensityCodec):
         """E[clean | noisy] for the noise that it was trained with."""
         return self.decode(self.encode(x, condition=condition), condition=condition)
 
-    def score(
-        self, x: Float[Tensor, "b *shape"], t: Tensor | None = None, *, condition: Tensor | None = None
-    ) -> Float[Tensor, "b *shape"]:
-        """grad log p_sigma(x) = (r(x) - x) / sigma^2, for the one sigma = `noise`, whatever t is."""
+    def score_at_noise(self, x: Float[Tensor, "b *shape"], *, condition: Tensor | None = None) -> Float[Tensor, "b *shape"]:
+        """grad log p_sigma(x) = (r(x) - x) / sigma^2 of the data smoothed by the one sigma = `noise`."""
         return (self.denoise(x, condition=condition) - x) / self.noise**2

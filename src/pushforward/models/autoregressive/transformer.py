@@ -183,7 +183,7 @@ class GPT(nn.Module):
         """
         length = self.length if length is None else length
         nothing = torch.zeros(n, 0, dtype=torch.long, device=device_of(self))
-        return self.complete(
+        return self.extend(
             nothing,
             length,
             condition=condition,
@@ -195,7 +195,7 @@ class GPT(nn.Module):
         )
 
     @torch.inference_mode()
-    def complete(
+    def extend(
         self,
         prefix: Int[Tensor, "b p"],
         length: int,
