@@ -14,6 +14,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from pushforward.errors import UserError, nearest
+
 Coefficients = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
@@ -59,7 +61,8 @@ class Trigonometric:
 
     def __call__(self, t: Tensor) -> Coefficients:
         angle = math.pi / 2
-        alpha, sigma = (angle * t).cos(), (angle * t).sin()
+        # cos(pi t / 2) as a sine: exactly 0 at t = 1
+        alpha, sigma = (angle * (1 - t)).sin(), (angle * t).sin()
         return alpha, sigma, -angle * sigma, angle * alpha
 
 
@@ -78,8 +81,33 @@ class VariancePreserving:
         return alpha, sigma, -0.5 * beta * alpha, 0.5 * beta * alpha**2 / sigma
 
 
+@dataclass(frozen=True)
+class Cosine:
+    """The VP diffusion whose alpha falls like a cosine: alpha = cos((t + s) / (1 + s) pi / 2) / cos(s / (1 + s) pi / 2), 0 at
+    t = 1 (Nichol and Dhariwal 2021, arXiv:2102.09672). The offset s keeps it from being too slow near the data."""
+
+    offset: float = 0.008
+
+    def __call__(self, t: Tensor) -> Coefficients:
+        rate = math.pi / 2 / (1 + self.offset)
+        start = rate * self.offset
+        alpha = (rate * (1 - t)).sin() / math.cos(start)
+        d_alpha = -rate * (rate * (1 - t)).cos() / math.cos(start)
+        # 1 - alpha^2 = sin(angle - start) sin(angle + start) / cos(start)^2: no digits are lost near the data
+        sigma = ((rate * t).sin() * (rate * t + 2 * start).sin()).clamp(min=0).sqrt() / math.cos(start)
+        return alpha, sigma, d_alpha, -alpha * d_alpha / sigma
+
+
 PATHS: dict[str, Path] = {
     "linear": Linear(),
     "trigonometric": Trigonometric(),
     "variance-preserving": VariancePreserving(),
+    "cosine": Cosine(),
 }
+
+
+def find_path(name: str) -> Path:
+    """A path by name. Raises UserError for an unknown one."""
+    if name not in PATHS:
+        raise UserError(f"there is no path '{name}'; {nearest(name, PATHS)}")
+    return PATHS[name]

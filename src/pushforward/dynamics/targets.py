@@ -18,6 +18,9 @@ from torch import Tensor
 from pushforward.dynamics.paths import Coefficients, Path, expand
 from pushforward.errors import UserError, nearest
 
+EARLIEST = 1e-3  # below it, what a score or a noise says of x0 (or x0 of the noise) drowns in rounding
+LATEST = 0.995  # what is left of the data then, 0.5 % on a line, is what DDPM leaves at its end
+
 TARGETS: dict[str, Callable[[Coefficients], tuple[Tensor, Tensor]]] = {
     "x0": lambda c: (torch.ones_like(c[0]), torch.zeros_like(c[0])),
     "noise": lambda c: (torch.zeros_like(c[0]), torch.ones_like(c[0])),
@@ -34,6 +37,29 @@ def coefficients(path: Path, target: str, t: Float[Tensor, "b"]) -> tuple[Float[
     return TARGETS[target](path(t))
 
 
+def determinant(path: Path, target: str, t: Float[Tensor, "b"]) -> Float[Tensor, "b"]:
+    """alpha b - sigma a of the 2x2 system: 0 where the target is ill-posed."""
+    alpha, sigma, _, _ = path(t)
+    a, b = coefficients(path, target, t)
+    return alpha * b - sigma * a
+
+
+def span(path: Path, target: str) -> tuple[float, float]:
+    """The times (t_min, t_max) between which the target determines x0, noise and velocity, for training and sampling.
+
+    That is (0, 1) but where the target is ill-posed, or a coefficient infinite, at an end: EARLIEST and LATEST then.
+
+    >>> from pushforward.dynamics.paths import Linear
+    >>> span(Linear(), "velocity"), span(Linear(), "x0"), span(Linear(), "noise")
+    ((0.0, 1.0), (0.001, 1.0), (0.0, 0.995))
+    """
+    ends = torch.tensor([0.0, 1.0], dtype=torch.float64)
+    numbers = torch.stack([*path(ends), *coefficients(path, target, ends)])
+    size = numbers[4:].abs().amax(0)
+    well = numbers.isfinite().all(0) & (determinant(path, target, ends).abs() > 1e-3 * size)
+    return 0.0 if well[0] else EARLIEST, 1.0 if well[1] else LATEST
+
+
 def compose(
     path: Path, target: str, x0: Float[Tensor, "b *shape"], noise: Float[Tensor, "b *shape"], t: Float[Tensor, "b"]
 ) -> Float[Tensor, "b *shape"]:
@@ -48,9 +74,9 @@ def solve(
     """(x0, noise) from x_t and the target y."""
     alpha, sigma, _, _ = path(t)
     a, b = coefficients(path, target, t)
-    determinant = alpha * b - sigma * a
-    x0 = expand(b / determinant, x_t) * x_t - expand(sigma / determinant, y) * y
-    noise = expand(alpha / determinant, y) * y - expand(a / determinant, x_t) * x_t
+    whole = alpha * b - sigma * a
+    x0 = expand(b / whole, x_t) * x_t - expand(sigma / whole, y) * y
+    noise = expand(alpha / whole, y) * y - expand(a / whole, x_t) * x_t
     return x0, noise
 
 

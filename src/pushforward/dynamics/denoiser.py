@@ -1,0 +1,105 @@
+"""A denoiser: a path, a target and a network that predicts it. It says what is meant at (x_t, t), in any target's terms.
+
+The network's output y is an estimate of E[a x0 + b noise | x_t]. Everything else is a conversion of it: x0 and noise, the
+velocity of the probability-flow ODE, the score. What changes a prediction (guidance, a thing given) changes the network and
+keeps the rest, so that it turns a denoiser into a denoiser:
+
+    classifier-free guidance       y = y_null + w (y_c - y_null)        (Ho and Salimans 2022, arXiv:2207.12598)
+
+means the same for every target, since x_t is given and conversions are affine in y.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from pushforward.dynamics.paths import Path
+from pushforward.dynamics.targets import convert, solve, span
+
+
+@runtime_checkable
+class Net(Protocol):
+    """Predicts the target y (B, *shape) of x_t (B, *shape) at t (B,), given a condition (B, ...); without one, and in rows
+    where `drop` (B,) is true, of all data together."""
+
+    def __call__(self, x_t: Tensor, t: Tensor, *, condition: Tensor | None = None, drop: Tensor | None = None) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class Denoiser:
+    """path: from data to noise. target: the name of what `net` predicts."""
+
+    path: Path
+    target: str
+    net: Net
+
+    def __call__(
+        self, x_t: Float[Tensor, "b *shape"], t: Float[Tensor, "b"], condition: Tensor | None = None
+    ) -> tuple[Float[Tensor, "b *shape"], Float[Tensor, "b *shape"]]:
+        """(E[x0 | x_t], E[noise | x_t])."""
+        return solve(self.path, self.target, x_t, self.net(x_t, t, condition=condition), t)
+
+    def predict(
+        self, target: str, x_t: Float[Tensor, "b *shape"], t: Float[Tensor, "b"], condition: Tensor | None = None
+    ) -> Float[Tensor, "b *shape"]:
+        """The mean of any target given x_t: the network's own output where that is its target, converted elsewhere."""
+        y = self.net(x_t, t, condition=condition)
+        return y if target == self.target else convert(self.path, self.target, target, x_t, y, t)
+
+    def velocity(
+        self, x_t: Float[Tensor, "b *shape"], t: Float[Tensor, "b"], condition: Tensor | None = None
+    ) -> Float[Tensor, "b *shape"]:
+        """That of the ODE dx/dt = v(x, t), which has the marginals of the path."""
+        return self.predict("velocity", x_t, t, condition)
+
+    def score(
+        self, x_t: Float[Tensor, "b *shape"], t: Float[Tensor, "b"], condition: Tensor | None = None
+    ) -> Float[Tensor, "b *shape"]:
+        """grad log p_t(x_t) = -E[noise | x_t] / sigma."""
+        return self.predict("score", x_t, t, condition)
+
+    @property
+    def span(self) -> tuple[float, float]:
+        """The times (t_min, t_max) between which this target determines x0, noise and velocity."""
+        return span(self.path, self.target)
+
+    def given(self, condition: Tensor | None) -> Denoiser:
+        """This denoiser with its condition fixed: what solvers take."""
+        return replace(self, net=_Given(self.net, condition))
+
+
+def classifier_free(denoiser: Denoiser, scale: float) -> Denoiser:
+    """y_null + scale (y_c - y_null): one evaluation where the scale is 1 or 0, else two in one batch. Its condition is to be
+    given."""
+    return denoiser if scale == 1.0 else replace(denoiser, net=_Guided(denoiser.net, scale))
+
+
+@dataclass(frozen=True)
+class _Given:
+    net: Net
+    condition: Tensor | None
+
+    def __call__(self, x_t: Tensor, t: Tensor, *, condition: Tensor | None = None, drop: Tensor | None = None) -> Tensor:
+        return self.net(x_t, t, condition=self.condition, drop=drop)
+
+
+@dataclass(frozen=True)
+class _Guided:
+    net: Net
+    scale: float
+
+    def __call__(self, x_t: Tensor, t: Tensor, *, condition: Tensor | None = None, drop: Tensor | None = None) -> Tensor:
+        if self.scale == 0.0 or condition is None:
+            return self.net(x_t, t)
+        rows = len(x_t)
+        hidden = torch.arange(2 * rows, device=x_t.device) < rows
+        if drop is not None:
+            hidden = hidden | torch.cat([drop, drop])
+        both = self.net(torch.cat([x_t, x_t]), torch.cat([t, t]), condition=torch.cat([condition, condition]), drop=hidden)
+        null, conditional = both.chunk(2)
+        return null + self.scale * (conditional - null)
