@@ -56,7 +56,7 @@ def run(argv: Sequence[str]) -> None:
         data=data,
     )
     rows = [f"unit {unit}" for unit in found.units]
-    labels = [f"{t:+.1f} sd" for t in torch.linspace(-given["span"], given["span"], given["steps"]).tolist()]
+    labels = [f"{t:+.1f}" for t in torch.linspace(-given["span"], given["span"], given["steps"]).tolist()]
     print(write_states(loaded, "traverse", given, found.values, row_labels=rows, column_labels=labels))
     for unit, change in zip(found.units, found.change.tolist(), strict=True):
         print(f"unit {unit:>4}: changes the datum by {change:.3f} (root mean square, model units)")
