@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import pushforward as pf
-from pushforward.data.spec import DataSpec
+from pushforward.data.spec import Column, DataSpec
 from pushforward.models.contract import LogProb
 from pushforward.training.runs import Run
 
@@ -78,3 +78,16 @@ def test_the_density_of_a_datum_does_not_depend_on_its_neighbours(name, tmp_path
     together = run.log_prob_codes(codes).value
     alone = torch.cat([run.log_prob_codes(codes[i : i + 1]).value for i in range(9)])
     torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-2)  # float32 sums of 64 terms of hundreds of nats
+
+
+def test_options_of_a_density_are_checked(tmp_path):
+    spec = DataSpec("point", (2,), columns=(Column("a", "number"), Column("b", "number")))
+    model = pf.create("vae", spec, width=8)
+    run = Run(model.eval(), spec, tmp_path, {"model": {"name": "vae"}})
+    x = np.zeros((3, 2), np.float32)
+    assert run.log_prob(x, draws=2, chunk=3).value.shape == (3,)
+    with pytest.raises(pf.UserError, match="no option for log_prob 'kraws'; did you mean draws"):
+        run.log_prob(x, kraws=3)
+    for options in ({"draws": 0}, {"chunk": -1}, {"noise_draws": 0}, {"batch_size": 0}):
+        with pytest.raises(pf.UserError, match="at least 1"):
+            run.log_prob(x, **options)

@@ -28,6 +28,9 @@ def test_log_slopes_are_the_jacobians(kind, steps):
     """log |det dz/deps| is the sum of the log slopes, by automatic differentiation."""
     torch.manual_seed(0)
     q = {"gaussian": Diagonal(4), "full": Full(4), "iaf": InverseAutoregressive(4, steps, 16)}[kind].double()
+    with torch.no_grad():  # a flow's own weights start at zero, as a multiple of the identity
+        for parameter in q.parameters():
+            parameter.add_(0.5 * torch.randn_like(parameter))
     said, noise = numbers(3, q.outputs), numbers(3, 2, 4, seed=1)
     z, log_slope = q.draw(said, noise)
     assert z.shape == (3, 2, 4) and log_slope.expand_as(z).shape == z.shape

@@ -5,8 +5,9 @@ coarser grid at the same place, as if these said independent things of it (naive
 
     p(c | place, class, left, above, coarse) ~ p(c | place, class) p(left | c) p(above | c) p(coarse | c).
 
-Each is a table of counts (in float64: float32 counts to 2^24 and no further), that of a rare case drawn towards the table of the more general one. It is a normalised distribution,
-of low order: samples are locally right and globally loose. For good ones train an autoregressive model of the codes.
+Each is a table of counts (in float64: float32 counts to 2^24 and no further), that of a rare case drawn towards the table of
+the more general one. It is a normalised distribution, of low order: samples are locally right and globally loose. For good ones
+train an autoregressive model of the codes.
 """
 
 from __future__ import annotations
@@ -46,9 +47,8 @@ class CodePrior(nn.Module):
         self.asked = classes
         tables = 2 if len(grid) == 2 else self.places
         self.register_buffer("counts", torch.zeros(self.classes, self.places, size, dtype=torch.float64))
-        self.register_buffer(
-            "pairs", torch.zeros(tables if tables * size * size <= LARGEST else 0, size, size, dtype=torch.float64)
-        )
+        tables = tables if tables * size * size <= LARGEST else 0
+        self.register_buffer("pairs", torch.zeros(tables, size, size, dtype=torch.float64))
         above = coarse[0] if coarse and coarse[0] * size <= LARGEST else 0
         self.register_buffer("parents", torch.zeros(above, size, dtype=torch.float64))
         if coarse:
