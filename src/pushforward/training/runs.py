@@ -175,9 +175,7 @@ class Run:
             made = model.translate(source, condition=wanted, generator=self._rng(_seed(seed)), **options)
         return self.units.present(self.units.to_codes(made).cpu())
 
-    def extend(
-        self, prefix: Any, length: int = 100, *, condition: Any = None, seed: int | None = None, **options: Any
-    ) -> Any:
+    def extend(self, prefix: Any, length: int = 100, *, condition: Any = None, seed: int | None = None, **options: Any) -> Any:
         """Texts (or token ids) that begin with `prefix` and go on for `length` tokens. One text or several, of any lengths.
 
         Row i is a function of (seed, i, prefix i). options: the model's own (temperature, top_k, top_p).
@@ -218,7 +216,13 @@ class Run:
         return self.units.present(self.units.to_codes(made).cpu())
 
     def log_prob(self, x: Any, *, condition: Any = None, **options: Any) -> LogProb:
-        """Log-density of data in nats per datum, in the data's own units: for integer data the log-probability."""
+        """Log-density of data in nats per datum, in the data's own units: for integer data the log-probability.
+
+        A model that reads grey levels as the probabilities of black and white pixels (`binarised`: likelihood="bernoulli" on
+        more than two levels) gives the log-probability of such black and white images, on average or of one of each, instead:
+        no distribution of the grey ones, over which its exponential does not add up to 1. options: the model's own (draws,
+        steps, ...), and those of `log_prob_codes`; an unknown one is an error that names them.
+        """
         codes = self.units.parse(x)
         return self.log_prob_codes(codes, condition=parse_condition(self.spec, condition, len(codes)), **options)
 
@@ -232,6 +236,9 @@ class Run:
         that it is a function of the datum alone. Models of the levels themselves (`mass`) need none of this.
         """
         model = self._able(Density, "say how likely data are")
+        self._check_options("log_prob", options)
+        if batch_size < 1 or noise_draws < 1:
+            raise UserError(f"batch_size = {batch_size} and noise_draws = {noise_draws} were given; both must be at least 1.")
         noisy = self.units.discrete and not getattr(self.model, "mass", False)
         device, draws, kind = device_of(self.model), [], "exact"
         for draw in range(noise_draws if noisy else 1):
@@ -311,6 +318,7 @@ ARGUMENTS = {
     "translate": ["x"],
     "extend": ["prefix", "length"],
     "complete": ["x", "known"],
+    "log_prob": ["x"],
 }
 
 
