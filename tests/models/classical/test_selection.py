@@ -10,6 +10,7 @@ from sklearn.mixture import GaussianMixture as Reference
 from pushforward.data.batches import Batch
 from pushforward.data.spec import Condition, DataSpec
 from pushforward.errors import UserError
+from pushforward.models.classical import em
 from pushforward.models.classical.mixture import GaussianMixture
 from pushforward.randomness import UpdateRng
 
@@ -110,3 +111,23 @@ def test_errors():
         GaussianMixture(DataSpec("point", (2,)), components="bic", most=0)
     with pytest.raises(UserError, match="at least 1"):
         GaussianMixture(DataSpec("point", (2,)), components=0)
+
+
+def test_em_runs_until_it_gains_nothing_and_returns_the_likelihood_of_what_it_returns():
+    """Against passes made by hand; the likelihood never falls with the passes, and that of the result is its own."""
+    x = torch.cat([torch.randn(60, 2, generator=torch.Generator().manual_seed(k)) + 4 * k for k in range(2)]).double()
+    begun, prior = em.start(x, 2, "full", 1e-6, None, 1, rng())
+    by_hand, likelihoods = begun, []
+    for passes in range(1, 6):
+        mixture, likelihood = em.run(x, begun, prior, "full", 1e-6, passes, 0.0)
+        assert all(torch.equal(getattr(mixture, name), getattr(by_hand, name)) for name in ("weights", "means", "factor"))
+        own = torch.logsumexp(em.densities(mixture, "full")(x), 1).sum()
+        assert likelihood == pytest.approx(float(own), rel=1e-12)
+        sums = em.sums_of(x, em.posterior(by_hand, "full"), 2, "full")
+        by_hand = em.reseed(sums, em.maximisation(sums, 1e-6, prior, by_hand), prior)
+        likelihoods.append(likelihood)
+    assert likelihoods == sorted(likelihoods)
+    end, highest = em.run(x, begun, prior, "full", 1e-6, 500, 1e-12)
+    more, _ = em.run(x, end, prior, "full", 1e-6, 20, 0.0)
+    assert highest >= likelihoods[-1]
+    torch.testing.assert_close(more.means, end.means, rtol=0, atol=1e-4)

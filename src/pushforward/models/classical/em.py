@@ -97,6 +97,33 @@ class Sums:
                 self.second.addmm_(r.T, x.square())
 
 
+def sums_of(x: Float[Tensor, "n q"], weigh: Weigh, components: int, covariance: Covariance) -> Sums:
+    """One pass over rows that are all in memory."""
+    sums = Sums(components, x.shape[1], covariance, x.device)
+    sums.add(x, weigh)
+    return sums
+
+
+def run(
+    x: Float[Tensor, "n q"], mixture: Mixture, prior: Prior, covariance: Covariance, floor: float, passes: int, tolerance: float
+) -> tuple[Mixture, float]:
+    """The mixture where EM ends, and its log-likelihood of all rows together.
+
+    Ends where a pass changes the log-posterior by less than `tolerance` nats a row, or after `passes` (1 or more), the last of
+    which only measures.
+    """
+    before, likelihood = -math.inf, -math.inf
+    for left in reversed(range(passes)):
+        sums = sums_of(x, posterior(mixture, covariance), len(mixture.weights), covariance)
+        likelihood = float(sums.likelihood)
+        objective = (likelihood + log_prior(mixture, covariance, prior)) / len(x)
+        if not left or abs(objective - before) < tolerance:
+            break
+        before = objective
+        mixture = reseed(sums, maximisation(sums, floor, prior, mixture), prior)
+    return mixture, likelihood
+
+
 def blocks(x: Tensor, components: int) -> Iterator[Tensor]:
     """Rows (n, q) in pieces of which (rows, components, q) fits in the cache, in float64."""
     rows = min(max(BLOCK // (components * x.shape[1]), 16), 8192)
@@ -299,11 +326,6 @@ def start(
     used = min(components, len(x))
     nu = default_shrinkage(len(x), used, x.shape[1], covariance) if shrinkage is None else shrinkage
 
-    def summed(x: Tensor, weigh: Weigh) -> Sums:
-        sums = Sums(used, x.shape[1], covariance, x.device)
-        sums.add(x, weigh)
-        return sums
-
     best: tuple[float, Mixture] | None = None
     prior: Prior | None = None
     for _ in range(restarts):
@@ -313,11 +335,11 @@ def start(
             distances = squared_distances(block, centres)
             return torch.nn.functional.one_hot(distances.argmin(1), used).double(), -distances.amin(1)
 
-        sums = summed(x, nearest)
+        sums = sums_of(x, nearest, used, covariance)
         prior = prior or pooled_prior(sums, nu, floor)
         mixture, objective = maximisation(sums, floor, prior), 0.0
         for _ in range(SHORT if restarts > 1 else 0):
-            sums = summed(x, posterior(mixture, covariance))
+            sums = sums_of(x, posterior(mixture, covariance), used, covariance)
             objective = float(sums.likelihood) + log_prior(mixture, covariance, prior)
             mixture = maximisation(sums, floor, prior, mixture)
         if best is None or objective > best[0]:

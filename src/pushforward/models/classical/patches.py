@@ -19,7 +19,6 @@ Zoran and Weiss 2011, "From learning models of natural image patches to whole im
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Sequence
 
 import torch
@@ -36,6 +35,7 @@ from pushforward.randomness import UpdateRng
 BETAS = (1.0, 4.0, 8.0, 16.0, 32.0)  # of Zoran and Weiss, in units of 1 / sigma^2
 BLOCK = 2**24  # numbers in the largest temporary: 64 MiB
 FLOOR = 1e-6  # smallest variance of a clean patch, relative to the mean variance
+GAIN = 1e-3  # nats a patch: a pass of EM that changes less is the last
 
 
 def patches_of(image: Shaped[Tensor, "c h w"], size: int = 8, stride: int = 1) -> Shaped[Tensor, "n c {size} {size}"]:
@@ -105,7 +105,7 @@ def learn_prior(
         images: of one number of channels, in the units of the images that are to be denoised.
         components: K, fewer where there are not as many patches.
         patches: how many are learned from, drawn from all images alike.
-        passes: of EM, fewer where one gains less than 0.001 nats a patch.
+        passes: of EM, fewer where one changes the log-posterior by less than 0.001 nats a patch.
         sigma: standard deviation of the noise in `images`, which the covariances are freed from.
     """
     if not images:
@@ -122,15 +122,7 @@ def learn_prior(
     spread = float(x.double().square().mean())
     floor = max(sigma**2, FLOOR * spread, torch.finfo(torch.float32).tiny)
     mixture, prior = em.start(x, min(components, len(x)), "full", floor, None, 1, UpdateRng(generator))
-    before = -math.inf
-    for _ in range(passes):
-        sums = em.Sums(len(mixture.weights), x.shape[1], "full", x.device)
-        sums.add(x, em.posterior(mixture, "full"))
-        mixture = em.reseed(sums, em.maximisation(sums, floor, prior, mixture), prior)
-        likelihood = float(sums.likelihood) / len(x)
-        if likelihood - before < 1e-3:
-            break
-        before = likelihood
+    mixture, _ = em.run(x, mixture, prior, "full", floor, passes, GAIN)
     if sigma:
         identity = torch.eye(x.shape[1], dtype=torch.float64, device=x.device)
         clean = mixture.factor @ mixture.factor.mT - sigma**2 * identity

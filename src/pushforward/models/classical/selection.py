@@ -43,25 +43,6 @@ def price(criterion: Criterion, rows: int) -> float:
     return math.log(rows) if criterion == "bic" else 2.0
 
 
-def fitted(
-    x: Float[Tensor, "n q"], mixture: Mixture, prior: Prior, covariance: Covariance, floor: float, tolerance: float
-) -> tuple[Mixture, float]:
-    """The mixture where EM ends, and its log-likelihood of all rows together."""
-    before = -math.inf
-    for _ in range(PASSES):
-        sums = em.Sums(len(mixture.weights), x.shape[1], covariance, x.device)
-        sums.add(x, em.posterior(mixture, covariance))
-        objective = (float(sums.likelihood) + em.log_prior(mixture, covariance, prior)) / len(x)
-        if abs(objective - before) < tolerance:
-            break
-        before = objective
-        last = mixture
-        mixture = em.reseed(sums, em.maximisation(sums, floor, prior, mixture), prior)
-    else:
-        mixture = last  # the one whose likelihood is known
-    return mixture, float(sums.likelihood)
-
-
 def selected(
     x: Float[Tensor, "n q"],
     criterion: Criterion,
@@ -78,7 +59,7 @@ def selected(
     since = 0
     for components in range(1, min(most, len(x)) + 1):
         begun, prior = em.start(x, components, covariance, floor, shrinkage, restarts, rng)
-        mixture, likelihood = fitted(x, begun, prior, covariance, floor, tolerance)
+        mixture, likelihood = em.run(x, begun, prior, covariance, floor, PASSES, tolerance)
         score = price(criterion, len(x)) * free_numbers(components, x.shape[1], covariance) - 2 * likelihood
         if best is None or score < best[0]:
             best, since = (score, mixture, prior), 0
