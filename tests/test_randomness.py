@@ -22,6 +22,14 @@ def test_rows_do_not_depend_on_their_neighbours(dtype):
         assert torch.equal(whole.rand(*shape, dtype=dtype)[5:12], part.rand(7, *shape[1:], dtype=dtype))
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_fewer_draws_are_the_first_of_more(dtype):
+    """So a text is the same however long it goes on."""
+    for draws in (1, 6, 7, 12):
+        for law in (uniforms, normals):
+            assert torch.equal(law(torch.arange(5), draws, 3, dtype), law(torch.arange(5), 13, 3, dtype)[:, :draws])
+
+
 def test_one_thread_or_two():
     def drawn():
         return normals(torch.arange(40), 12_289, 7)
@@ -63,7 +71,6 @@ def test_the_words_are_those_of_splitmix(key):
     both = np.stack([radius * np.cos(angle), radius * np.sin(angle)], 2).reshape(5, 10)
     # float32 angles of up to pi are off by 1e-7, radii near 0 by the square root of 2^-24
     assert np.abs(normals(indices, 10, key).numpy() - both).max() < 2e-5
-    assert np.array_equal(normals(indices, 9, key).numpy(), normals(indices, 10, key).numpy()[:, :9])
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -76,7 +83,7 @@ def test_the_law_is_right(dtype):
         stats.kstest(u.flatten().numpy(), "uniform").pvalue > 0.01 and stats.kstest(z.flatten().numpy(), "norm").pvalue > 0.01
     )
     assert u.min() > 0 and u.max() < 1
-    pairs = ((z[1:], z[:-1]), (z[:, 1:], z[:, :-1]), (z, rng.randn(1000, 100, dtype=dtype)), (z[:, :50], z[:, 50:]))
+    pairs = ((z[1:], z[:-1]), (z[:, 1:], z[:, :-1]), (z, rng.randn(1000, 100, dtype=dtype)), (z[:, ::2], z[:, 1::2]))
     for a, b in pairs:
         for f in (torch.Tensor.clone, torch.square, torch.abs):
             assert abs(np.corrcoef(f(a).flatten(), f(b).flatten())[0, 1]) < 5 / np.sqrt(a.numel())

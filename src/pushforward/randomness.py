@@ -104,7 +104,7 @@ def uniforms(indices: Tensor, draws: int, key: int, dtype: torch.dtype = torch.f
     """Uniform numbers in (0, 1) as a function of (key, index, draw), (rows, draws), on the device of the indices.
 
     float64: 53 bits of SplitMix64's words. float32: the odd multiples of 2^-24, two of each word. Neither 0 nor 1 are among
-    them, so that logs and logits are finite.
+    them, so that logs and logits are finite. Fewer draws are the first of more.
 
     >>> uniforms(torch.tensor([5, 6]), 2, key=0).shape
     torch.Size([2, 2])
