@@ -225,7 +225,7 @@ def _histogram(ax: Axes, column: Column, both: Sequence[tuple[np.ndarray, str, s
         ax.hist(kept, edges.tolist(), weights=weights, color=colour, label=name, **filled)
         said = [f"{1 - len(kept) / max(len(values), 1):.0%} missing"] if column.missing else []
         outside = ((kept < edges[0]) | (kept > edges[-1])).mean() if len(kept) else 0.0
-        said += [f"{outside:.2g} outside" if outside < 0.005 else f"{outside:.0%} outside"] if outside else []
+        said += [f"{100 * outside:.3g}% outside"] if outside else []
         at = 0.97 if name == "samples" else 0.86
         ax.text(0.98, at, ", ".join(said), transform=ax.transAxes, ha="right", va="top", fontsize=8, color=colour)
     ax.set_yticks([])
