@@ -368,6 +368,22 @@ def test_empty_components_are_reseeded(covariance, shrinkage):
     assert np.diff(history).min() > -1e-10
 
 
+@pytest.mark.parametrize("weight", [0.1, 0.3, 0.49])
+def test_a_component_with_less_than_a_row_is_not_taken_away(weight):
+    """It alone explains an outlier with less than half a row's weight: moved to a worse one, the likelihood would fall."""
+    x = torch.cat([torch.randn(38, 1, generator=torch.Generator().manual_seed(0)), torch.tensor([[30.0], [-60.0]])]).double()
+    share = weight / len(x)
+    for sd in (0.3, 1.0, 3.0):
+        for broad in (5.0, 8.0, 12.0, 20.0):
+            factors = torch.tensor([[[broad]], [[sd]]]).double()
+            one = em.Mixture(torch.tensor([1 - share, share]).double(), torch.tensor([[0.0], [30.0]]).double(), factors)
+            sums = em.Sums(2, 1, "full", x.device)
+            sums.add(x, em.posterior(one, "full"))
+            after = em.Sums(2, 1, "full", x.device)
+            after.add(x, em.posterior(em.reseed(sums, one, em.Prior(0.0, torch.eye(1).double())), "full"))
+            assert float(after.likelihood) >= float(sums.likelihood) - 1e-9
+
+
 def test_fewer_rows_than_components():
     x = clusters(5)
     with pytest.raises(UserError, match="components=6"):

@@ -119,6 +119,25 @@ def test_a_single_image_suffices():
     assert gain > 6.5  # 7.2 dB measured
 
 
+@pytest.mark.parametrize("flat", [True, False])
+def test_small_images_do_not_learn_their_noise(flat):
+    """64 x 64 pixels of a picture, where 64 components would be 50 patches each, and 32 x 32 of grey, with the default prior:
+    better than total variation (measured: 28.3 against 28.1 dB, and 32.0 against 30.1)."""
+    sigma = 25 / 255
+    clean = torch.full((1, 32, 32), 0.5) if flat else grey("camera")[:, 100:164, 200:264]
+    image = noisy(clean, sigma)
+    found = float((denoise(image, sigma) - clean).square().mean())
+    rough = torch.from_numpy(denoise_tv_chambolle(image[0].numpy(), weight=0.1))
+    assert found < float((rough - clean[0]).square().mean())
+
+
+def test_integer_patches_are_projected_in_float32():
+    whole = patches_of((255 * grey("camera")[:, :30, :30]).to(torch.uint8))
+    for mine, theirs in zip(projected(whole, 5), projected(whole.float(), 5), strict=True):
+        np.testing.assert_allclose(mine, theirs, rtol=1e-5, atol=1e-4)
+    assert projected(whole, 5)[1].flatten(1).norm(dim=1).tolist() == pytest.approx([1.0] * 5, abs=1e-5)
+
+
 def test_bands_are_the_whole(monkeypatch):
     image = noisy(grey("camera")[:, :40, :33], 0.1)
     prior = learn_prior([image], components=3, size=5, patches=500, passes=2, sigma=0.1)

@@ -131,3 +131,10 @@ def test_em_runs_until_it_gains_nothing_and_returns_the_likelihood_of_what_it_re
     more, _ = em.run(x, end, prior, "full", 1e-6, 20, 0.0)
     assert highest >= likelihoods[-1]
     torch.testing.assert_close(more.means, end.means, rtol=0, atol=1e-4)
+
+
+def test_it_looks_past_numbers_that_are_no_better():
+    """Clusters at the corners of a cube of side 8 in four dimensions: BIC rises for a while before it falls, down to 16."""
+    corners = torch.cartesian_prod(*[torch.tensor([0.0, 8.0])] * 4)
+    x = corners.repeat(50, 1) + torch.randn(800, 4, generator=torch.Generator().manual_seed(0))
+    assert trained(x.double(), components="bic", most=17, covariance="spherical").used.tolist() == [16]

@@ -42,6 +42,7 @@ Covariance = Literal["full", "diagonal", "tied", "spherical"]
 BLOCK = 2**20  # numbers in the largest temporary of a pass: it should stay in a core's cache
 START_ROWS = 50_000  # k-means sees at most so many rows
 LLOYD = 10  # iterations
+DEAD = 1e-10  # rows of a component that has none
 SHORT = 10  # EM passes after which restarts are compared
 
 # A block x (B, q) -> responsibilities (B, K) and log-densities (B,)
@@ -177,7 +178,7 @@ def maximisation(sums: Sums, floor: float, prior: Prior, before: Mixture | None 
     the floor, so that the objective still never falls. A component without data keeps the place that it had `before`,
     and, without a prior, its covariance."""
     covariance, q, nu = sums.covariance, sums.first.shape[1], prior.rows
-    dead = sums.weight < 1e-10
+    dead = sums.weight < DEAD
     weight = torch.where(dead, 0.0, sums.weight)
     means = sums.first / torch.where(dead, 1.0, weight)[:, None]
     count = torch.where(dead & (nu == 0), 1.0, weight + nu)
@@ -256,14 +257,14 @@ def floored_cholesky(covariance: Float[Tensor, "*k q q"], floor: float) -> Float
 
 
 def reseed(sums: Sums, mixture: Mixture, prior: Prior) -> Mixture:
-    """Moves one empty component (less than half a row) to the row that is explained worst, with the prior's covariance
-    or, without a prior, the average of the others, and the weight of one row, where that certainly does not lower the
+    """Moves one component without a row (dead to `maximisation`) to the row that is explained worst, with the prior's
+    covariance or, without a prior, the average of the others, and the weight of one row, where that certainly does not lower the
     likelihood.
 
     Taking 1/n of the weight from the others lowers n log-densities by log(1 - 1/n) each, at most; the row itself gains
     log(1 + N(0; 0, Sigma) / ((n - 1) p(row))).
     """
-    covariance, n, empty = sums.covariance, sums.rows, mixture.weights * sums.rows < 0.5
+    covariance, n, empty = sums.covariance, sums.rows, mixture.weights * sums.rows < DEAD
     if n <= len(empty) or not bool(empty.any()) or bool(empty.all()):
         return mixture
     k = int(empty.int().argmax())

@@ -71,10 +71,11 @@ def _counts(height: int, width: int, size: int, stride: int, like: Tensor) -> Fl
 
 
 def projected(
-    patches: Float[Tensor, "n c s s"], components: int
+    patches: Shaped[Tensor, "n c s s"], components: int
 ) -> tuple[Float[Tensor, "n c s s"], Float[Tensor, "k c s s"], float]:
     """Patches on their mean and `components` leading eigen-patches, those eigen-patches (orthonormal, by falling variance),
-    and the sum of the discarded eigenvalues, which is the mean squared error a patch."""
+    and the sum of the discarded eigenvalues, which is the mean squared error a patch. Of integer patches in float32."""
+    patches = patches if patches.is_floating_point() else patches.float()
     flat = patches.flatten(1)
     if not 1 <= components <= flat.shape[1]:
         raise UserError(f"{components} eigen-patches were asked for; patches of {flat.shape[1]} numbers have 1 to as many.")
@@ -103,7 +104,8 @@ def learn_prior(
 
     Args:
         images: of one number of channels, in the units of the images that are to be denoised.
-        components: K, fewer where there are not as many patches.
+        components: K, fewer where there are not four patches for each of a component's numbers of pixels: it would learn the
+            noise of its own patches.
         patches: how many are learned from, drawn from all images alike.
         passes: of EM, fewer where one changes the log-posterior by less than 0.001 nats a patch.
         sigma: standard deviation of the noise in `images`, which the covariances are freed from.
@@ -121,7 +123,9 @@ def learn_prior(
     x = torch.cat(rows)
     spread = float(x.double().square().mean())
     floor = max(sigma**2, FLOOR * spread, torch.finfo(torch.float32).tiny)
-    mixture, prior = em.start(x, min(components, len(x)), "full", floor, None, 1, UpdateRng(generator))
+    mixture, prior = em.start(
+        x, min(components, max(1, len(x) // (4 * x.shape[1]))), "full", floor, None, 1, UpdateRng(generator)
+    )
     mixture, _ = em.run(x, mixture, prior, "full", floor, passes, GAIN)
     if sigma:
         identity = torch.eye(x.shape[1], dtype=torch.float64, device=x.device)

@@ -23,7 +23,6 @@ from pushforward.randomness import Rng
 
 Criterion = Literal["bic", "aic"]
 
-PATIENCE = 3  # numbers of components in a row that are no better: no more are tried
 PASSES = 200  # of EM for each
 
 
@@ -54,18 +53,14 @@ def selected(
     tolerance: float,
     rng: Rng,
 ) -> tuple[Mixture, Prior]:
-    """The best of mixtures of 1, 2, 3, ... and at most `most` components, each from `restarts` starts, and its prior."""
+    """The best of mixtures of 1, 2, 3, ... `most` components, each from `restarts` starts, and its prior. All are tried: the
+    criterion can rise for long before it falls, as that of clusters at the corners of a cube does until each has its own."""
     best: tuple[float, Mixture, Prior] | None = None
-    since = 0
     for components in range(1, min(most, len(x)) + 1):
         begun, prior = em.start(x, components, covariance, floor, shrinkage, restarts, rng)
         mixture, likelihood = em.run(x, begun, prior, covariance, floor, PASSES, tolerance)
         score = price(criterion, len(x)) * free_numbers(components, x.shape[1], covariance) - 2 * likelihood
         if best is None or score < best[0]:
-            best, since = (score, mixture, prior), 0
-        else:
-            since += 1
-        if since == PATIENCE:
-            break
+            best = score, mixture, prior
     assert best is not None
     return best[1], best[2]
