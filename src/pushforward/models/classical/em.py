@@ -258,8 +258,8 @@ def floored_cholesky(covariance: Float[Tensor, "*k q q"], floor: float) -> Float
 
 def reseed(sums: Sums, mixture: Mixture, prior: Prior) -> Mixture:
     """Moves one component without a row (dead to `maximisation`) to the row that is explained worst, with the prior's
-    covariance or, without a prior, the average of the others, and the weight of one row, where that certainly does not lower the
-    likelihood.
+    covariance or, without a prior, the average of the others, and the weight of one row, where that certainly does
+    not lower the likelihood.
 
     Taking 1/n of the weight from the others lowers n log-densities by log(1 - 1/n) each, at most; the row itself gains
     log(1 + N(0; 0, Sigma) / ((n - 1) p(row))).
