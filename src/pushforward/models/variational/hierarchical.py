@@ -143,7 +143,9 @@ class HierarchicalVAE(Variational):
         likelihood: What the decoder's output means, as in `vae`: auto, bernoulli, gaussian, logistic, categorical.
         binarise: Of the bernoulli likelihood: draw black and white images from the grey levels anew at each update.
         beta: Weight of the KL.
-        beta_warmup: Updates over which that weight grows from 0; deep levels stay in use more often with it.
+        beta_warmup: Updates over which that weight grows from 0; deep levels stay in use more often with it. With
+            posterior="precision" and 0 (so under iwae) all levels may fall silent for good: what the features say is weighed
+            with its share of the precision, and so is its gradient.
         free_bits: Nats that each level may use without paying for them.
         draws: Draws of z per datum and update.
         objective: elbo, or iwae (the importance-weighted bound with `draws` draws).
