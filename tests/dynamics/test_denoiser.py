@@ -4,7 +4,7 @@ import pytest
 import torch
 from dynamics.exact_gaussian import exact, marginal
 
-from pushforward.dynamics.denoiser import classifier_free
+from pushforward.dynamics.denoiser import bounded, classifier_free
 from pushforward.dynamics.paths import PATHS
 from pushforward.dynamics.targets import EARLIEST, LATEST, TARGETS, compose, span
 
@@ -72,3 +72,14 @@ def test_within_the_span_everything_is_finite(path, target):
     if first == EARLIEST:  # it was needed
         zero = torch.zeros(2, dtype=torch.float64)
         assert not torch.stack([*denoiser(x, zero), denoiser.velocity(x, zero)]).isfinite().all()
+
+
+@paths
+@pytest.mark.parametrize("target", TARGETS)
+def test_bounds_move_x0_and_the_noise_with_it(path, target):
+    denoiser = exact(path, target, 0.3)
+    (x0, _), (inside, noise) = denoiser(X, T), bounded(denoiser, -0.2, 0.4)(X, T)
+    torch.testing.assert_close(inside, x0.clamp(-0.2, 0.4), rtol=1e-9, atol=1e-9)
+    assert (inside - x0).abs().max() > 0.1
+    alpha, sigma, _, _ = path(T)
+    torch.testing.assert_close(alpha[:, None] * inside + sigma[:, None] * noise, X, rtol=1e-9, atol=1e-9)

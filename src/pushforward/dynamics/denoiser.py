@@ -18,8 +18,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pushforward.dynamics.paths import Path
-from pushforward.dynamics.targets import convert, solve, span
+from pushforward.dynamics.paths import Path, expand
+from pushforward.dynamics.targets import convert, determinant, solve, span
 
 
 @runtime_checkable
@@ -27,7 +27,7 @@ class Net(Protocol):
     """Predicts the target y (B, *shape) of x_t (B, *shape) at t (B,), given a condition (B, ...); without one, and in rows
     where `drop` (B,) is true, of all data together."""
 
-    def __call__(self, x_t: Tensor, t: Tensor, *, condition: Tensor | None = None, drop: Tensor | None = None) -> Tensor: ...
+    def __call__(self, x_t: Tensor, t: Tensor, /, *, condition: Tensor | None = None, drop: Tensor | None = None) -> Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -77,6 +77,27 @@ def classifier_free(denoiser: Denoiser, scale: float) -> Denoiser:
     """y_null + scale (y_c - y_null): one evaluation where the scale is 1 or 0, else two in one batch. Its condition is to be
     given."""
     return denoiser if scale == 1.0 else replace(denoiser, net=_Guided(denoiser.net, scale))
+
+
+def bounded(denoiser: Denoiser, low: float, high: float) -> Denoiser:
+    """With E[x0 | x_t] kept within what the data can be, the noise following from it (Ho et al. 2020): near t = 1, x0 read off
+    a noise has its error divided by alpha."""
+    return replace(denoiser, net=_Bounded(denoiser, low, high))
+
+
+@dataclass(frozen=True)
+class _Bounded:
+    denoiser: Denoiser
+    low: float
+    high: float
+
+    def __call__(self, x_t: Tensor, t: Tensor, *, condition: Tensor | None = None, drop: Tensor | None = None) -> Tensor:
+        path, target = self.denoiser.path, self.denoiser.target
+        y = self.denoiser.net(x_t, t, condition=condition, drop=drop)
+        x0, _ = solve(path, target, x_t, y, t)
+        # x_t stays, so y moves by -determinant / sigma times what x0 does; at t = 0 x0 is x_t, and nothing is to be moved
+        rate = determinant(path, target, t) / path(t)[1]
+        return y - expand(torch.where(rate.isfinite(), rate, 0.0), x_t) * (x0.clamp(self.low, self.high) - x0)
 
 
 @dataclass(frozen=True)

@@ -56,7 +56,7 @@ def span(path: Path, target: str) -> tuple[float, float]:
     ends = torch.tensor([0.0, 1.0], dtype=torch.float64)
     numbers = torch.stack([*path(ends), *coefficients(path, target, ends)])
     size = numbers[4:].abs().amax(0)
-    well = numbers.isfinite().all(0) & (determinant(path, target, ends).abs() > 1e-3 * size)
+    well = numbers.isfinite().all(0) & (determinant(path, target, ends).abs() > 1e-2 * size)
     return 0.0 if well[0] else EARLIEST, 1.0 if well[1] else LATEST
 
 

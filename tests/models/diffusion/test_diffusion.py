@@ -462,6 +462,7 @@ def test_weighted_losses_are_of_the_same_errors(weighting):
     """A loss is the weighted mean of the rows' errors: checked against its rows one by one."""
     model = digits(path="cosine", target="v", weighting=weighting, condition_dropout=0.0)
     plain = digits(path="cosine", target="v", condition_dropout=0.0)
+    plain.load_state_dict(model.state_dict())
     batch = Batch(torch.rand(1, 1, 8, 8), torch.zeros(1).long())
     t = model.span[0] + (model.span[1] - model.span[0]) * UpdateRng(stream(3)).rand(1)
     w = weights(model.path, "v", weighting, t)

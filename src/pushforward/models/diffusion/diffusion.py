@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from pushforward.data.batches import Batch
 from pushforward.data.spec import DataSpec
 from pushforward.dynamics.couplings import COUPLINGS
-from pushforward.dynamics.denoiser import Denoiser, classifier_free
+from pushforward.dynamics.denoiser import Denoiser, bounded, classifier_free
 from pushforward.dynamics.likelihood import log_prob_along, standard_normal
 from pushforward.dynamics.ode import find_method, integrate
 from pushforward.dynamics.paths import expand, find_path, interpolate
@@ -169,6 +169,11 @@ class Diffusion(nn.Module):
         """What solvers and conversions take: this model at its condition, guided."""
         return classifier_free(Denoiser(self.path, self.target, self.predict), guidance).given(condition)
 
+    def _generator(self, condition: Tensor | None, guidance: float = 1.0) -> Denoiser:
+        """What samples come from: x0 of images stays in [-1, 1] where the target loses sight of it in noise."""
+        denoiser = self.denoiser(condition, guidance)
+        return bounded(denoiser, -1.0, 1.0) if self.spec.kind == "image" and self.span[1] < 1 else denoiser
+
     def loss(self, batch: Batch, rng: Rng) -> Loss:
         """The weighted squared error of the target, a mean over rows and dimensions."""
         rows, (first, last) = len(batch), self.span
@@ -236,7 +241,7 @@ class Diffusion(nn.Module):
         noise = self.draw_codes(n, generator=rng)
         if condition is None and self.spec.condition is not None and self.spec.condition.kind != "vector":
             condition = draw_condition(self.spec.condition, n, rng)
-        denoiser = self.denoiser(self._checked(condition, n), chosen.guidance)
+        denoiser = self._generator(self._checked(condition, n), chosen.guidance)
         times = time_grid(self.span, chosen.steps, chosen.spacing, like=noise)
         return generate(denoiser, noise, times, find_solver(chosen.solver), rng=rng, trajectory=trajectory)
 
@@ -263,7 +268,7 @@ class Diffusion(nn.Module):
         self, z: Float[Tensor, "b *shape"], *, condition: Tensor | None = None, steps: int = 32, solver: str = "heun"
     ) -> Float[Tensor, "b *shape"]:
         """Noise to data: the inverse of `encode`, and differentiable."""
-        denoiser = self.denoiser(self._checked(condition, len(z)))
+        denoiser = self._generator(self._checked(condition, len(z)))
         return generate(denoiser, z, time_grid(self.span, steps, like=z), Flow(find_method(solver)))
 
     def log_prob(
