@@ -63,7 +63,8 @@ def test_mala_leaves_the_law_as_it_is(density, step):
                 langevin(density.score, start, updates(), step=step, steps=60)
         else:
             biased = langevin(density.score, start, updates(), step=step, steps=60).x
-            assert scipy.stats.ks_2samp(biased[:, 0].numpy(), fresh[:, 0].numpy()).pvalue < 1e-3
+            many = density.sample(10 * CHAINS, SampleRng(1))  # beside so few as `fresh` are the bias can go unseen
+            assert scipy.stats.ks_2samp(biased[:, 0].numpy(), many[:, 0].numpy()).pvalue < 1e-3
 
 
 def test_mala_comes_to_a_mixtures_law_from_elsewhere():
