@@ -18,7 +18,7 @@ from pushforward.training.settings import TrainingSettings
 QUICK = {"steps": 3, "batch_size": 16, "tensorboard": False, "picture_every": 0, "precision": "fp32"}
 TEXT = "the quick brown fox jumps over the lazy dog. " * 60
 SMALL = {  # by class: the names that share one are as small
-    "FlowMatching": {"width": 32, "depth": 1},
+    "Diffusion": {"width": 32, "depth": 1},
     "VAE": {"width": 32},
     "HierarchicalVAE": {"width": 16, "levels": 2},
     "VQVAE": {"width": 16, "codes": 16},

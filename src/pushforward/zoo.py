@@ -234,7 +234,7 @@ ZOO: dict[str, Method] = {
     ),
     "flow-matching": Method(
         "diffusion",
-        "diffusion.flow_matching:FlowMatching",
+        "diffusion.diffusion:Diffusion",
         "Flow matching: regress the velocity of straight paths from noise to data, sample by an ODE",
         "Lipman et al. 2023, arXiv:2210.02747; Liu et al. 2023, arXiv:2209.03003",
         CONTINUOUS,

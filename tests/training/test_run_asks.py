@@ -28,7 +28,6 @@ class Slide(torch.nn.Module):
         noise = as_rng(generator).randn(len(x), 1, 1, 1)
         return -x + 0.5 * noise.sign() * (0 if condition is None else condition.float().view(-1, 1, 1, 1))
 
-
     def complete(self, x, known, *, condition=None, generator=None):
         return torch.where(known, x, as_rng(generator).rand_like(x) - 1)  # the darker half of the levels
 

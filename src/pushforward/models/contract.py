@@ -98,9 +98,7 @@ class Extends(Protocol):
 class Completes(Protocol):
     """Draws what is missing: x (B, *spec.shape) with its known part (a mask of booleans, of x's shape) kept as it is."""
 
-    def complete(
-        self, x: Tensor, known: Tensor, *, condition: Tensor | None = None, generator: Generator = None
-    ) -> Tensor: ...
+    def complete(self, x: Tensor, known: Tensor, *, condition: Tensor | None = None, generator: Generator = None) -> Tensor: ...
 
 
 @runtime_checkable
@@ -219,9 +217,9 @@ class Player:
     the averaged weights in eval mode, until it says that it has finished (a density of an autoencoder's codes). every: takes
     its turn at every so many-th step. repeat: updates a turn, each on fresh data (the first on the data that all players of
     the step share). after_update: called after each update with what the loss kept and the moment of the run (weight
-    clipping, codebook averages and restart). validates: whether the loss says something on held-out data (None: where it is the only
-    one; that of a game does not). A loss that depends on how far the run is reads `batch.step` and `batch.progress`. An update
-    that says it has finished has its last turn; the run ends when all have.
+    clipping, codebook averages and restart). validates: whether the loss says something on held-out data (None: where it is
+    the only one; that of a game does not). A loss that depends on how far the run is reads `batch.step` and
+    `batch.progress`. An update that says it has finished has its last turn; the run ends when all have.
     """
 
     name: str

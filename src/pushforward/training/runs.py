@@ -325,4 +325,6 @@ ARGUMENTS = {
 def sampling_options(model_class: type, method: str = "sample") -> list[str]:
     """The names of a model's own options of `sample` (or another method that draws), beside those of the contract."""
     common = {"self", "condition", "generator", *ARGUMENTS[method]}
-    return [name for name in inspect.signature(getattr(model_class, method)).parameters if name not in common]
+    parameters = inspect.signature(getattr(model_class, method)).parameters
+    passed_on = sampling_options(model_class) if any(p.kind is p.VAR_KEYWORD for p in parameters.values()) else []
+    return [name for name, p in parameters.items() if name not in common and p.kind is not p.VAR_KEYWORD] + passed_on

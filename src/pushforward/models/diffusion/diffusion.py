@@ -40,13 +40,13 @@ from pushforward.dynamics.targets import EARLIEST, compose, span
 from pushforward.dynamics.weightings import check_weighting, weights
 from pushforward.errors import UserError, nearest
 from pushforward.models.contract import Generator, LogProb, Loss, OptimizerSettings, Player, device_of
+from pushforward.nets.choice import chosen_network
 from pushforward.nets.conditioning import ConditionEmbedding, draw_condition
 from pushforward.nets.embeddings import TimedMLP
 from pushforward.nets.unet import UNet, multipliers
 from pushforward.randomness import Rng, as_rng
 
 EXACT_DIVERGENCE = 64  # dimensions up to which the divergence is summed exactly
-NETWORKS = ("auto", "mlp", "unet")
 TIME_SAMPLINGS = ("uniform", "logit-normal")
 
 
@@ -58,17 +58,6 @@ class Sampling:
     solver: str | Solver = "heun"
     guidance: float = 1.0
     spacing: str = "uniform"
-
-
-def chosen_network(spec: DataSpec, network: str, width: int | None) -> tuple[str, int]:
-    """ "mlp" or "unet", and its width, for what was asked. Raises UserError for one that the data do not fit."""
-    if network not in NETWORKS:
-        raise UserError(f"there is no network '{network}'; {nearest(network, NETWORKS)}")
-    if network == "unet" and not spec.planar:
-        raise UserError(f"a U-Net needs images or fields (C, H, W), '{spec.name}' holds {spec.kind}; use network='mlp'.")
-    if network == "auto":
-        network = "unet" if spec.planar and max(spec.shape[1:]) > 8 else "mlp"
-    return network, width or (256 if network == "mlp" else 64 if is_large(spec) else 32)
 
 
 def is_large(spec: DataSpec) -> bool:
@@ -148,14 +137,15 @@ class Diffusion(nn.Module):
             raise UserError(f"condition_dropout is a share from 0 up to (not including) 1; {condition_dropout} was given.")
         self.path, self.target, self.weighting, self.coupling = find_path(path), target, weighting, coupling
         self.span = span(self.path, target)
-        network, width = chosen_network(spec, network, width)
+        network = chosen_network(network, spec, planar=("unet",))
+        width = width or (256 if network == "mlp" else 64 if is_large(spec) else 32)
         embedding = 4 * width if network == "unet" else width
         self.embed = ConditionEmbedding(spec.condition, embedding)
         self.net = backbone(spec, network, width, depth, embedding, dropout) if net is None else net
 
     def predict(
         self,
-        x: Float[Tensor, "b *shape"],
+        x_t: Float[Tensor, "b *shape"],
         t: Float[Tensor, "b"],
         *,
         condition: Tensor | None = None,
@@ -163,7 +153,7 @@ class Diffusion(nn.Module):
     ) -> Float[Tensor, "b *shape"]:
         """The target's mean given x_t, t and each row's condition; without one, and in rows where `drop` (B,) is true, of all
         data together."""
-        return self.net(x, t, self.embed(condition, len(x), drop))
+        return self.net(x_t, t, self.embed(condition, len(x_t), drop))
 
     def denoiser(self, condition: Tensor | None = None, guidance: float = 1.0) -> Denoiser:
         """What solvers and conversions take: this model at its condition, guided."""

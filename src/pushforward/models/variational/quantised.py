@@ -37,6 +37,7 @@ from pushforward.errors import UserError, nearest
 from pushforward.models.classical.classes import checked, class_count
 from pushforward.models.contract import Generator, Loss, Moment, OptimizerSettings, Player, Update, device_of
 from pushforward.models.variational.code_prior import CodePrior
+from pushforward.nets.choice import chosen_network
 from pushforward.nets.conditioning import draw_condition
 from pushforward.nets.mlp import mlp
 from pushforward.nets.quantisers import (
@@ -301,13 +302,7 @@ class VQVAE(QuantisedAutoencoder):
         sigma: Sigma | float = 0.5,
     ):
         made = make_quantiser(quantiser, codes, code_dim, levels, beta, decay, restart, normalise)
-        spatial = spec.kind in ("image", "field") and len(spec.shape) == 3
-        if network not in ("auto", "conv", "mlp"):
-            raise UserError(f"network is auto, conv or mlp, not {network!r}.")
-        if network == "conv" and not spatial:
-            raise UserError(f"network='conv' is for images, '{spec.name}' holds {spec.kind}; use network='mlp'.")
-        if network == "auto":
-            network = "conv" if spatial and max(spec.shape[1:]) >= 4 else "mlp"
+        network = chosen_network(network, spec, least=4)
         halvings = default_halvings(spec) if halvings is None and network == "conv" else halvings or 0
         grid = grids(spec.shape[1], spec.shape[2], halvings)[-1] if network == "conv" else (positions,)
         super().__init__(spec, [made], [grid], likelihood, sigma)
