@@ -7,7 +7,10 @@ import pytest
 import torch
 from sklearn.covariance import ledoit_wolf as reference
 
+from pushforward.data.batches import Batch
+from pushforward.data.spec import DataSpec
 from pushforward.models.classical import em
+from pushforward.models.classical.mixture import GaussianMixture
 from pushforward.models.classical.moments import Moments
 from pushforward.models.classical.priors import ledoit_wolf
 from pushforward.models.classical.selection import free_numbers
@@ -59,6 +62,25 @@ def test_em_under_a_prior_climbs_the_posterior_and_stops_where_that_stands(covar
     found, _ = em.run(x, begun, prior, covariance, 1e-6, 60, tolerance)
     torch.testing.assert_close(found.means, mixtures[ends(objectives)].means, rtol=0, atol=0)
     torch.testing.assert_close(found.factor, mixtures[ends(objectives)].factor, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(("covariance", "tolerance"), [("full", 1.8e-3), ("diagonal", 3e-3)])
+def test_a_mixture_has_converged_where_its_posterior_stands(covariance, tolerance):
+    """As the model learns, update by update: the first gain of less than the tolerance is the posterior's."""
+    draw = np.random.default_rng(0)
+    x = torch.from_numpy(draw.standard_normal((40, 3)) * [1, 2, 0.5] + 1.5 * draw.integers(0, 2, (40, 1)))
+    model = GaussianMixture(
+        DataSpec("point", (3,)), components=4, covariance=covariance, shrinkage=30.0, tolerance=tolerance, regularisation=1e-6
+    )
+    (player,) = model.players()
+    updates = []
+    while not updates or not updates[-1].finished:
+        updates.append(player.update([Batch(x)], UpdateRng(torch.Generator().manual_seed(0))))
+        assert len(updates) < 100
+    gains = np.diff([update.terms["log_posterior"] for update in updates])
+    likelihoods = np.diff([update.terms["log_likelihood"] for update in updates])
+    assert gains.min() > -1e-12 and gains[-1] < tolerance and (gains[:-1] >= tolerance).all()
+    assert abs(likelihoods[-1]) >= tolerance or (abs(likelihoods[:-1]) < tolerance).any(), "nothing is tested: the rules agree"
 
 
 def test_the_share_of_a_round_covariance_is_at_most_one():
