@@ -75,7 +75,8 @@ def test_trains_samples_saves_loads(name, kind, tmp_path):
     # Chunks of another size: other matrix products, so equal up to float rounding (a level, at a boundary).
     chunked = run.sample_codes(7, seed=3, batch_size=2)
     close = (codes.float() - chunked.float()).abs() <= (1 if data.spec.kind in ("image", "table") else 1e-3)
-    assert close.all() and (codes == chunked).float().mean() > (0.95 if data.spec.kind in ("image", "tokens") else 0)
+    same = (codes == chunked).float().mean()  # of floats none need be: products of other shapes round otherwise
+    assert close.all() and (same > 0.95 or data.spec.kind not in ("image", "tokens"))
     if isinstance(run.model, Density):
         x = run.sample(4, seed=1)
         found = run.log_prob(x if kind != "tokens" else list(x))

@@ -240,7 +240,7 @@ class Diffusion(nn.Module):
         t = t.clamp(min=EARLIEST, max=self.span[1])
         return self.denoiser(self._checked(condition, len(x))).score(x, t)
 
-    def draw_codes(self, n: int, *, generator: Generator = None) -> Tensor:
+    def draw_codes(self, n: int, *, condition: Tensor | None = None, generator: Generator = None) -> Tensor:
         """Standard normal noise (n, *spec.shape): x at t = 1."""
         return as_rng(generator, device_of(self)).randn(n, *self.spec.shape)
 
