@@ -8,6 +8,7 @@ averaged by DDP and never by hand, and each player is synchronised in its own tu
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -52,6 +53,7 @@ def processes(device: torch.device) -> Iterator[tuple[int, int]]:
         try:
             yield dist.get_rank(), dist.get_world_size()
         finally:
+            gc.collect()  # wrappers in circles hold the group, whose threads would then outlive it, and abort the process
             dist.destroy_process_group()
     else:
         yield 0, 1
