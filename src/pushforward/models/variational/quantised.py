@@ -323,11 +323,6 @@ class VQVAE(QuantisedAutoencoder):
             self.encoder = nn.Sequential(nn.Flatten(), into, nn.Unflatten(1, (made.inputs, positions)))
             self.decoder = nn.Sequential(nn.Flatten(), out)
 
-    @property
-    def code_count(self) -> int:
-        """How many values an entry of a code may have: the vocabulary of a model of the codes."""
-        return max(quantiser.size for _, quantiser, _ in self._levels())
-
     def quantise(self, x: Float[Tensor, "b *shape"], rng: Rng | None = None, progress: float = 1.0) -> list[Quantised]:
         return [self.quantisers[0](self.encoder(x), rng, progress)]
 
@@ -375,7 +370,7 @@ class VQVAE2(QuantisedAutoencoder):
         likelihood: likelihoods.Name = "gaussian",
         sigma: Sigma | float = 0.5,
     ):
-        if spec.kind not in ("image", "field") or len(spec.shape) != 3:
+        if not spec.planar:
             raise UserError(f"VQ-VAE-2 has two grids of codes, for images; '{spec.name}' holds {spec.kind}: use vq-vae.")
         halvings = default_halvings(spec) if halvings is None else halvings
         sizes = grids(spec.shape[1], spec.shape[2], halvings + 1)
@@ -391,11 +386,6 @@ class VQVAE2(QuantisedAutoencoder):
         self.decoder = SpatialDecoder(
             width + bottom.outputs, (self.likelihood.channels * channels, *size), halvings, width, depth
         )
-
-    @property
-    def code_count(self) -> int:
-        """How many values an entry of a code may have: the vocabulary of a model of the codes."""
-        return max(quantiser.size for _, quantiser, _ in self._levels())
 
     def quantise(self, x: Float[Tensor, "b *shape"], rng: Rng | None = None, progress: float = 1.0) -> list[Quantised]:
         h = self.encoder(x)
