@@ -11,7 +11,8 @@ from typing import Any
 
 from pushforward import zoo
 from pushforward.cli.parsing import Parser, peel, plain
-from pushforward.data.loading import foreseen, load_data
+from pushforward.data.hub_names import ask
+from pushforward.data.loading import BUILT_IN, foreseen, load_data
 from pushforward.errors import UserError
 from pushforward.training.lock import refuse_if_running
 from pushforward.training.records import CODES, kept_settings, latest, read_record
@@ -66,8 +67,12 @@ def run(argv: Sequence[str]) -> int:
     TrainingSettings(**settings)  # mistakes show before torch and the data are loaded
     if settings["out"] and _first():
         refuse_if_running(Path(settings["out"]))
-    if not given["data"].startswith(CODES) and (kind := foreseen(given["data"])) is not None and not given["kind"]:
-        zoo.check_kind(name, kind, given["data"])
+    if not given["data"].startswith(CODES):
+        kind = foreseen(given["data"])
+        if kind is not None and not given["kind"]:
+            zoo.check_kind(name, kind, given["data"])
+        elif kind is None and not Path(given["data"]).expanduser().exists():  # it may be one of the hub's
+            ask(given["data"], list(BUILT_IN))
     return train_and_report(
         name, given["data"], {key: given[key] for key in sources}, given.get("model") or {}, settings, given["evaluate"]
     )

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from datasets import ClassLabel, Dataset, DatasetDict, Image, Value
+from datasets import ClassLabel, Dataset, DatasetDict, Image, Value, load_dataset
 from datasets.exceptions import DatasetsError
 from datasets.table import InMemoryTable
 
@@ -15,8 +15,9 @@ from pushforward.data import assembly, images
 from pushforward.data.assembly import LABELS, RawCondition
 from pushforward.data.batches import Data
 from pushforward.data.decoding import Records
+from pushforward.data.hub_names import ask
 from pushforward.data.options import PART_NAMES, Options
-from pushforward.errors import UserError, nearest
+from pushforward.errors import UserError
 
 
 def load_parquet(paths: dict[str, list[Path]], options: Options, name: str, notes: list[str]) -> Data:
@@ -50,29 +51,10 @@ def load_saved(folder: Path, options: Options, name: str) -> Data:
 
 def load_hub(name: str, options: Options, local: Sequence[str]) -> Data:
     """A set of the hub by name ("owner/name", or "owner/name:configuration"), fetched once and cached by `datasets`."""
-    import datasets
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
-
-    # What keeps the hub from answering: the errors of whichever HTTP library it is built on, of sockets, of odd names.
-    unreachable: tuple[type[Exception], ...] = (*HfHubHTTPError.__bases__, OSError, ValueError)  # type: ignore[arg-type]
     repository, _, configuration = name.partition(":")
+    unreachable = ask(name, local)
     try:
-        HfApi().dataset_info(repository, timeout=5)
-    except RepositoryNotFoundError:
-        raise UserError(
-            f"'{name}' is no file, no folder, no built-in data and no data set of the Hugging Face hub; {nearest(name, local)}"
-        ) from None
-    except unreachable as error:  # what was fetched before still loads
-        try:
-            datasets.load.CachedDatasetModuleFactory(repository).get_module()
-        except (DatasetsError, OSError, ValueError):
-            raise UserError(
-                f"'{name}' is no file, no folder and no built-in data, and the Hugging Face hub cannot be asked for it "
-                f"({type(error).__name__}); {nearest(name, local)}"
-            ) from None
-    try:
-        loaded = datasets.load_dataset(repository, configuration or None)
+        loaded = load_dataset(repository, configuration or None)
     except (DatasetsError, RuntimeError, ImportError, *unreachable) as error:  # RuntimeError: a set that needs code to load
         raise UserError(f"the data set '{name}' of the Hugging Face hub cannot be loaded: {str(error).strip()[:300]}") from None
     return load_datasets(loaded, options, repository.rsplit("/", 1)[-1], [])
