@@ -5,7 +5,8 @@
 
 Both sides train a 784-200-200-50-200-200-784 tanh network with a Bernoulli likelihood on black and white images (levels above
 half are white: pythae has no images drawn anew), with Adam at a constant rate of 1e-3, batches of 100, one thread, no averaged
-weights and no pictures on the way. Theirs is its model with its `BaseTrainer`, ours is `pf.train`, told to keep its rate.
+weights, no pictures on the way. Theirs is its model with its `BaseTrainer`, ours is `pf.train`, told to keep its rate: in full
+precision, as theirs, and in the precision that it chooses by itself (half where that is faster).
 The bound is the ELBO of the same test images, from the same code for both; the time is that of the processor,
 in which a busy machine shows little, from the call to its end, with all that belongs to a run.
 """
@@ -20,6 +21,7 @@ import platform
 import tempfile
 import time
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -28,6 +30,7 @@ from torch import Tensor, nn
 import pushforward as pf
 from pushforward.data.batches import take
 from pushforward.models.variational.elbo import iwae_bound
+from pushforward.models.variational.posteriors import Diagonal
 from pushforward.models.variational.vae import VAE
 from pushforward.randomness import SampleRng
 
@@ -88,20 +91,21 @@ def trunk(inputs: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(inputs, WIDTH), nn.Tanh(), nn.Linear(WIDTH, WIDTH), nn.Tanh())
 
 
-def ours(images: Tensor, steps: int) -> tuple[VAE, float]:
+def ours(images: Tensor, steps: int, precision: str) -> tuple[VAE, float]:
     """The library's VAE trained by `pf.train`: the model and the seconds of its training."""
     data = pf.load_data((images * 255).to(torch.uint8).numpy(), validation=0.0, test=0.0)
     settings = {"latent_dim": LATENT, "network": "mlp", "width": WIDTH, "activation": "tanh", "dropout": 0.0}
     torch.manual_seed(0)
     model = pf.create("vae", data.spec, likelihood="bernoulli", **settings)
-    player = model.players()[0]
-    constant = replace(player, optimizer=replace(player.optimizer, schedule="constant", warmup=0))
-    model.players = lambda: [constant]  # type: ignore[method-assign,assignment]
+    constant = [
+        replace(player, optimizer=replace(player.optimizer, schedule="constant", warmup=0)) for player in model.players()
+    ]
+    model.players = lambda: constant  # type: ignore[method-assign,assignment]
     with tempfile.TemporaryDirectory() as directory:
         begun = time.process_time()
         run = pf.train(
             model, data, steps=steps, batch_size=BATCH, out=directory + "/run", learning_rate=RATE, clip=0, average_half_life=0,
-            precision="fp32", validate_every=0, picture_every=0, tensorboard=False,
+            precision=precision, validate_every=0, picture_every=0, tensorboard=False,
         )  # fmt: skip
         seconds = time.process_time() - begun
     return run.model, seconds
@@ -128,24 +132,38 @@ def side_by_side(source: str, epochs: int) -> None:
     images = (take(data.train, len(data.train))[0] > 127).float()
     test = (take(data.test, 2000)[0] > 127).float()
     steps = epochs * (len(images) // BATCH)
-    mine, my_seconds = ours(images, steps)
     encoder, decoder, seconds = theirs(images, epochs)
     encoder.eval()
     decoder.eval()
-    mine.eval()
 
     def their_codes(x: Tensor) -> tuple[Tensor, Tensor]:
         said = encoder(x)
         return said.embedding, 0.5 * said.log_covariance
 
-    my_bound = elbo(
-        lambda x: mine.posterior.read(mine.infer(2 * x - 1, None)), lambda z: mine.parameters_of(z, None).flatten(1), test
-    )
-    their_bound = elbo(their_codes, decoder.body, test)
     print(f"{platform.processor() or platform.machine()}, torch {torch.__version__}, one thread, {steps} updates of {BATCH}")
-    for name, (value, error), took in (("pythae", their_bound, seconds), ("pushforward", my_bound, my_seconds)):
-        print(f"{name:12} ELBO {value:8.2f} +- {error:.2f} nats (2000 test images)   {steps / took:6.1f} updates/s")
-    print(f"updates/s, ours over theirs: {seconds / my_seconds:.2f}")
+    say("pythae", elbo(their_codes, decoder.body, test), steps / seconds)
+    for precision in ("fp32", "auto"):
+        model, my_seconds = ours(images, steps, precision)
+        model.eval()
+        codes, decode = partial(codes_of, model), partial(logits_of, model)
+        say(f"pushforward, {precision}", elbo(codes, decode, test), steps / my_seconds)
+        print(f"    updates/s over theirs: {seconds / my_seconds:.2f}")
+
+
+def codes_of(model: VAE, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and log sigma of q(z | x) of images in [0, 1]."""
+    assert isinstance(model.posterior, Diagonal)
+    return model.posterior.read(model.infer(2 * x - 1, None))
+
+
+def logits_of(model: VAE, z: Tensor) -> Tensor:
+    """Of white pixels."""
+    return model.parameters_of(z, None).flatten(1)
+
+
+def say(name: str, bound: tuple[float, float], rate: float) -> None:
+    """A row."""
+    print(f"{name:18} ELBO {bound[0]:8.2f} +- {bound[1]:.2f} nats (2000 test images)   {rate:6.1f} updates/s", flush=True)
 
 
 @torch.no_grad()

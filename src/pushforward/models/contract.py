@@ -219,7 +219,8 @@ class Player:
     the step share). after_update: called after each update with what the loss kept and the moment of the run (weight
     clipping, codebook averages and restart). validates: whether the loss says something on held-out data (None: where it is
     the only one; that of a game does not). A loss that depends on how far the run is reads `batch.step` and
-    `batch.progress`. An update that says it has finished has its last turn; the run ends when all have.
+    `batch.progress`. An update that says it has finished has its last turn; the run ends when all have. One that says so at
+    once, listed before the others, is how a model begins at what the data say (a mean, the scales of activations).
     """
 
     name: str

@@ -37,6 +37,13 @@ class Flat(nn.Module):
         super().__init__()
         self.body = mlp(inputs, outputs, [width] * depth, activation, dropout)
 
+    @property
+    def leave(self) -> nn.Linear:
+        """The last layer."""
+        layer = self.body[-1]
+        assert isinstance(layer, nn.Linear)
+        return layer
+
     def forward(self, x: Tensor, embedding: Tensor | None = None) -> Tensor:
         x = x.flatten(1)
         return self.body(x if embedding is None else torch.cat([x, embedding], 1))

@@ -45,6 +45,14 @@ class Average:
         weight = 1.0 if half_life <= 0 else 1.0 - 0.5 ** (examples / half_life)
         torch._foreach_lerp_(self.values, [p.data for p in self.parameters], weight)
 
+    @torch.no_grad()
+    def adopt(self, parameters: list[nn.Parameter]) -> None:
+        """Takes these as they are: what a closed form has set has no past."""
+        chosen = {id(parameter) for parameter in parameters}
+        for value, parameter in zip(self.values, self.parameters, strict=True):
+            if id(parameter) in chosen:
+                value.copy_(parameter)
+
     def state(self) -> dict[str, Tensor]:
         return dict(zip(self.named, self.values, strict=True))
 

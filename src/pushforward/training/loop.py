@@ -214,6 +214,7 @@ class Loop:
             if player.update is not None:
                 update = self._update(player, self.step, index)
                 window.add(player.name, {name: torch.tensor(value) for name, value in update.terms.items()})
+                self.average.adopt(player.parameters())
                 if update.finished:
                     self.retired.add(player.name)
                     if len(self.retired) == len(self.players):

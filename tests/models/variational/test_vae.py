@@ -417,3 +417,29 @@ def test_mistakes_are_sentences():
         VAE(POINTS).sample(2, condition=torch.zeros(2))
     with pytest.raises(UserError, match="one for each"):
         vae(CLASSES).sample(2, condition=torch.zeros(3, dtype=torch.long))
+
+
+def test_an_mlp_begins_at_the_mean_image():
+    """Before the first update the decoder says the data's mean of every code (its hidden layer adds at most +-1 to a logit)."""
+    spec = DataSpec("image", (1, 4, 4), levels=256)
+    model = vae(spec, latent_dim=2, network="mlp", likelihood="bernoulli")
+    start, learner = model.players()
+    assert start.update is not None and learner.loss is not None
+    x = torch.full((600, 1, 4, 4), -1.0)
+    x[:150, :, :, 0], x[:, :, :, 3] = 1.0, 1.0  # a column white in a quarter of them, one always, two never
+    with torch.no_grad():
+        update = start.update([Batch(x[:100]), Batch(x[100:])], stream(0))
+    assert update.finished
+    expected = torch.logit(torch.tensor([0.25, 1e-3, 1e-3, 1 - 1e-3])).repeat(4)
+    torch.testing.assert_close(model.decoder.leave.bias, expected)
+    logits = model.parameters_of(numbers(50, 2), None).detach()
+    assert (logits.flatten(1) - expected).abs().max() < 1
+
+
+def test_only_an_mlp_of_ours_on_images_begins_there():
+    image, point = DataSpec("image", (1, 16, 16), levels=256), DataSpec("point", (2,))
+    assert [player.name for player in vae(image, likelihood="bernoulli").players()] == ["vae"]  # a conv shares its bias
+    assert [player.name for player in vae(point).players()] == ["vae"]
+    own = torch.nn.Linear(16, 256)
+    given = vae(image, network="mlp", likelihood="bernoulli", decoder=own)
+    assert [player.name for player in given.players()] == ["vae"]
