@@ -107,8 +107,8 @@ def main() -> None:
     print(f"{'':34s} {'ours, s':>8s} {'scikit-learn':>12s} {'ratio':>7s}   log-likelihood, nats a datum")
     for covariance in SCIKIT:
         mixture(x, components, covariance, options.passes, options.repeats)
-    principal(x, 10, options.repeats)
-    principal(torch.from_numpy(draw.standard_normal((400, 3000)) * np.linspace(3, 0.1, 3000)), 50, options.repeats)
+    principal(x, 10, 5 * options.repeats)
+    principal(torch.from_numpy(draw.standard_normal((400, 3000)) * np.linspace(3, 0.1, 3000)), 50, 5 * options.repeats)
 
 
 if __name__ == "__main__":

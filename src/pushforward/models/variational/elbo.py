@@ -158,14 +158,15 @@ def iwae_bound(
     chunk: how many z are decoded at a time (memory only).
     """
     step, keys = max(1, chunk // draws), keys_of(x)
-    bounds = []
+    # all at once: small pieces kept among large ones that come and go would hold on to their memory
+    bounds = torch.empty(len(x), dtype=torch.promote_types(x.dtype, torch.float32), device=x.device)
     for start in range(0, len(x), step):
         rows = slice(start, start + step)
         beside = None if embedding is None else embedding[rows]
         noise = normals(keys[rows], draws * model.noise_size, seed).unflatten(1, (draws, model.noise_size)).to(x.dtype)
         parts = [log_weights(model, x[rows], part, beside) for part in noise.split(chunk, 1)]
-        bounds.append(log_mean_exp(torch.cat(parts, 1)))
-    return torch.cat(bounds) if bounds else x.new_zeros(0)
+        bounds[rows] = log_mean_exp(torch.cat(parts, 1)).to(bounds)
+    return bounds
 
 
 def use_of_units(
