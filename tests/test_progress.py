@@ -1,17 +1,24 @@
-"""Slow things say what they do: at once on a terminal, in one line in a log, and quick ones not at all."""
+"""Slow things say what they do: at once on a terminal, in a line a stage in a log, and quick ones not at all."""
 
 from pushforward import progress
 from pushforward.progress import Stages, along
 
 
-def test_a_log_has_one_line_before_anything_slow(capsys):
+def test_a_log_has_a_line_for_each_stage_before_it_begins(capsys):
+    """No stage stands there while another one runs, and how far a stage is makes no lines of its own."""
     with Stages(doing="evaluating") as say:
         say("sampling")
+        assert capsys.readouterr().err == "evaluating: sampling ...\n"
         say("likelihood")
+        assert capsys.readouterr().err == "evaluating: likelihood ...\n"
         say("likelihood", 0.5)
+        say("likelihood", 0.6)
+        assert capsys.readouterr().err == ""
+        say("sampling")
+        assert capsys.readouterr().err == "evaluating: sampling ...\n"
     with Stages(shown=False, doing="evaluating") as say:
         say("likelihood")
-    assert capsys.readouterr().err == "evaluating: sampling ...\n"
+    assert capsys.readouterr().err == ""
 
 
 def test_a_terminal_shows_the_stage_at_once(monkeypatch, capsys):

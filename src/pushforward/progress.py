@@ -1,4 +1,4 @@
-"""A line that says what is being done and for how long, so that nothing slow is silent; in a log, one line in all."""
+"""A line that says what is being done and for how long, so that nothing slow is silent; in a log, one for each stage."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ Item = TypeVar("Item")
 
 
 class Stages:
-    """`with Stages(doing="evaluating") as say: say("sampling")`; on the error stream, and gone when done.
+    """`with Stages(doing="evaluating") as say: say("sampling")`; on the error stream, and gone when done; where that is no
+    terminal, each new stage on a line of its own.
 
     A stage that knows how far it is says so: say("fitting", 0.4). shown: False is silent. patience: seconds before the first
     word.
@@ -32,7 +33,7 @@ class Stages:
         if not self.shown or time.monotonic() < self._from:
             return
         if not sys.stderr.isatty():
-            if not self._said:
+            if what != self._said:
                 print(f"{self._doing}{what} ...", file=sys.stderr, flush=True)
             self._said = what
             return

@@ -144,6 +144,11 @@ def normals(indices: Tensor, draws: int, key: int, dtype: torch.dtype = torch.fl
     return made.flatten(1)[:, :draws]
 
 
+def scrambled(integers: Tensor) -> Tensor:
+    """64 bits for each integer that look drawn at random: the words of SplitMix64 (Steele et al. 2014) by their numbers."""
+    return _scramble((integers + 1) * _GOLDEN)
+
+
 def _words(indices: Tensor, count: int, key: int) -> Iterator[tuple[slice, slice, Tensor]]:
     """The 64-bit words (rows, count) of SplitMix64 (Steele et al. 2014), as rows, columns and what stands there: in blocks that
     fit a processor's cache, or spare an accelerator's memory.

@@ -39,6 +39,7 @@ class Method:
 
 
 VECTORS: tuple[Kind, ...] = ("point", "table", "series")
+SIZES = ("latent_dim", "width", "heads", "code_dim")  # settings that cannot be 0
 CONTINUOUS: tuple[Kind, ...] = ("image", "field", *VECTORS)
 
 ZOO: dict[str, Method] = {
@@ -281,8 +282,15 @@ def check_settings(name: str, settings: dict[str, Any]) -> dict[str, inspect.Par
     for key in settings:
         if key not in valid:
             raise UserError(f"'{name}' has no setting '{key}'; {nearest(key, valid)}")
-        if isinstance(settings[key], int) and settings[key] < 0 and settings[key] != valid[key].default:
-            raise UserError(f"{key} = {settings[key]} was given; sizes and counts of '{name}' are not negative.")
+        value = settings[key]
+        if not isinstance(value, (int, float)) or value == valid[key].default:
+            continue
+        if isinstance(value, int) and value < 0:
+            raise UserError(f"{key} = {value} was given; sizes and counts of '{name}' are not negative.")
+        if key in SIZES and value == 0:
+            raise UserError(f"{key} = 0 was given; it is at least 1.")
+        if key.endswith("dropout") and not 0 <= value < 1:
+            raise UserError(f"{key} = {value} was given; it is a rate, at least 0 and below 1.")
     return valid
 
 

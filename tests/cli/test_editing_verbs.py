@@ -3,11 +3,16 @@
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from PIL import Image
 
+from pushforward import UserError, load
 from pushforward.artefacts import read_recipe
 from pushforward.cli import main
-from pushforward.cli.editing import some_of
+from pushforward.cli.editing import items, offered, some_of
+from pushforward.cli.interpolate import pairs, partners
+from pushforward.data.batches import ArraySplit
+from pushforward.data.spec import Condition
 
 QUICK = ["--tensorboard", "false", "--picture-every", "0", "--precision", "fp32", "--batch-size", "32"]
 
@@ -124,7 +129,7 @@ def test_a_decoder_that_is_not_told_the_class_is_edited_by_its_codes(capsys):
 
 def test_items_by_chance_are_different_ones():
     assert sorted(some_of(20, 20, seed=3)) == list(range(20))
-    assert sorted(some_of(5, 10, seed=3)) == sorted([*range(5), *range(5)])
+    assert sorted(some_of(5, 10, seed=3)) == list(range(5))
     assert some_of(2**62, 3, seed=0) != some_of(2**62, 3, seed=1)
 
 
@@ -137,6 +142,115 @@ def test_a_verbs_picture_is_made_again(capsys):
     assert np.array_equal(first, second)
 
 
+class Some:
+    """Data of which only the held-out ones are asked for: datum i is (i,), its class the i-th of `classes`."""
+
+    def __init__(self, classes):
+        self.held_out = ArraySplit(torch.arange(len(classes)).float()[:, None], torch.tensor(classes))
+
+
+def given(**options):
+    return {"items": None, "n": 8, "seed": 0, "split": "held-out"} | options
+
+
+def test_items_are_pairs_by_twos():
+    data = Some([0] * 20)
+    assert pairs(data, given(items="0,5,12,7")) == ([0, 12], [5, 7])
+    assert pairs(data, given(items="0,5", n=1)) == ([0], [5])
+
+
+@pytest.mark.parametrize("size", [2, 3, 4, 5, 8, 9, 15, 16, 17, 40])
+@pytest.mark.parametrize("n", [1, 2, 4, 8])
+def test_no_pair_is_of_a_datum_with_itself(size, n):
+    """Different data while there are 2 n, and different pairs while there are n."""
+    first, last = pairs(Some([0] * size), given(n=n))
+    assert len(first) == len(last) == n and all(a != b for a, b in zip(first, last, strict=True))
+    assert set(first + last) <= set(range(size)) and len({*first, *last}) >= min(2 * n, size) - (size < 2 * n)
+    assert len(set(zip(first, last, strict=True))) == min(n, size * (size - 1))
+
+
+def test_a_single_datum_has_no_pair():
+    with pytest.raises(UserError, match="a single datum"):
+        pairs(Some([0]), given())
+
+
+def test_partners_are_others_of_the_same_class(capsys):
+    """Whichever the seed: each class has two data, so that the partner of each is known."""
+    data = Some([k // 2 for k in range(40)])
+    first = list(range(40))
+    for seed in range(5):
+        end, theirs = partners(data, given(seed=seed), first, data.held_out.condition)
+        assert end[:, 0].tolist() == [k + 1 - 2 * (k % 2) for k in first]
+        assert torch.equal(theirs, data.held_out.condition)
+    assert capsys.readouterr().err == ""
+
+
+def test_who_is_alone_in_its_class_has_a_partner_of_another_and_it_is_said(capsys):
+    data = Some([0, 1, 0, 2])
+    end, theirs = partners(data, given(), [1, 0, 3], torch.tensor([1, 0, 2]))
+    assert end[1].item() == 2 and end[0].item() != 1 and end[2].item() != 3
+    assert [int(k) for k in theirs] == [data.held_out.condition[int(i)] for i in end]
+    said = capsys.readouterr().err
+    assert said.startswith("among 4 held-out data no other is of the class of items 1, 3:") and said.count("\n") == 1
+
+
+def test_interpolate_goes_between_the_items_that_were_named(monkeypatch, capsys):
+    """And says it where they are of two classes. Without names, both ends are of one class and differ."""
+    from pushforward.editing import interpolation
+
+    seen = []
+    plain = interpolation.interpolate
+    monkeypatch.setattr(
+        interpolation, "interpolate", lambda *given, **more: seen.append((given, more)) or plain(*given, **more)
+    )
+    held = load("runs/vae").load_data().held_out
+    x, classes = held.fetch(torch.tensor([0, 12, 5, 7]))
+    assert main(["interpolate", "runs/vae", "--items", "0,5,12,7", "--average", "--steps", "3"]) == 0
+    (_, start, end), more = seen.pop()
+    assert torch.equal(torch.cat([start, end]), x)
+    assert torch.equal(torch.cat([more["condition"], more["end_condition"]]), classes)
+    assert ("not all pairs are of one class" in capsys.readouterr().err) == (not torch.equal(classes[:2], classes[2:]))
+    alike = torch.nonzero(held.condition == held.condition[0])[1].item()
+    assert main(["interpolate", "runs/vae", "--items", f"0,{alike}"]) == 0
+    assert "not all pairs" not in capsys.readouterr().err
+    seen.clear()
+    assert main(["interpolate", "runs/vae"]) == 0
+    (_, start, end), more = seen.pop()
+    assert len(start) == 8 and torch.equal(more["condition"], more["end_condition"])
+    assert (start != end).flatten(1).any(1).all()
+
+
+def test_ten_attributes_are_named_at_most():
+    names = tuple("abcdefghijkl")
+    assert offered(Condition("attributes", 12, names=names)) == "; the attributes are a, b, c, d, e, f, g, h, i, j and 2 more"
+    assert offered(Condition("class", 2)) == "; the classes are 0, 1"
+    assert offered(None) == offered(Condition("vector", 2)) == ""
+
+
+def test_fewer_data_than_n_are_taken_once():
+    assert sorted(items(Some([0] * 5), given(n=16))[2]) == list(range(5))
+    assert items(Some([0] * 5), given(n=16, items="3,1"))[2] == [3, 1]
+    assert items(Some([0] * 5), given(n=1, items="3,1"), 1)[2] == [3]
+
+
+def test_the_error_of_a_reconstruction_counts_each_datum_once(capsys):
+    """A file of 30 rows holds six out, where --n is 16."""
+    pd.read_csv("table.csv").head(30).to_csv("short.csv", index=False)
+    capsys.readouterr()
+    assert main(["reconstruct", "runs/table", "--data", "short.csv"]) == 0
+    assert "(model units, 6 data)" in capsys.readouterr().out
+
+
+def test_each_pair_that_was_named_has_its_own_two_rows(monkeypatch):
+    from pushforward.cli import interpolate
+
+    seen, draw = [], interpolate.write_states
+    monkeypatch.setattr(interpolate, "write_states", lambda *given, **more: seen.append((given, more)) or draw(*given, **more))
+    assert main(["interpolate", "runs/table", "--items", "0,5,12,7,1,2", "--average", "--steps", "3"]) == 0
+    (_, _, _, values), more = seen.pop()
+    assert values.shape[:2] == (6, 3) and more["row_labels"] == ["model", "average"] * 3
+
+
 WRONG = [
     (["interpolate"], "which run"),
     (["interpolate", "runs/nothing"], "no run directory"),
@@ -145,6 +259,9 @@ WRONG = [
     (["interpolate", "runs/vae", "--out", "a.bmp"], ".png"),
     (["interpolate", "runs/vae", "--items", "0,x"], "numbers with commas"),
     (["interpolate", "runs/vae", "--items", "9999"], "0 to 358"),
+    (["interpolate", "runs/vae", "--items", "0,5,12"], "an odd count; give pairs"),
+    (["interpolate", "runs/vae", "--items", "3"], "an odd count; give pairs"),
+    (["interpolate", "runs/vae", "--items", "0,5,4,4"], "pairs item 4 with itself"),
     (["interpolate", "runs/vae", "--split", "all"], "held-out or train"),
     (["interpolate", "runs/vae", "--sampled", "--average"], "leave it"),
     (["interpolate", "runs/vae", "--n", "0"], "at least 1"),
@@ -156,7 +273,9 @@ WRONG = [
     (["outliers", "runs/mixed", "--data", "table.csv"], "no column 'score'"),
     (["traverse", "runs/vae", "--condition", "3"], "give --sampled as well"),
     (["outliers", "runs/vae", "--against", "moons"], "the run learned images of 8 x 8 pixels"),
-    (["edit", "runs/vae"], "which attribute"),
+    (["edit", "runs/vae"], "which attribute? Give --attribute NAME; the classes are 0, 1, 2, 3, 4, 5, 6, 7, 8, 9."),
+    (["edit", "runs/vae", "--label", "label"], "which attribute? Give --attribute NAME."),
+    (["edit", "runs/plain"], "which attribute? Give --attribute NAME."),
     (["edit", "runs/vae", "--attribute", "smiling"], "there is no class 'smiling'"),
     (["edit", "runs/plain", "--attribute", "3"], "without labels or attributes"),
     (["edit", "runs/vae", "--attribute", "3", "--strengths", "a,b"], "numbers with commas"),

@@ -151,6 +151,22 @@ def test_entries_on_the_sphere_have_length_one():
     assert torch.allclose(quantiser(10 * numbers(6, 3, 4)).indices, quantiser(numbers(6, 3, 4)).indices)
 
 
+@pytest.mark.parametrize("normalise", [False, True])
+def test_close_entries_are_told_apart_under_autocast(normalise):
+    """Entries a hundredth apart: products in bfloat16, of 8 bits, would confuse them."""
+    quantiser = VectorQuantiser(7, 4, normalise=normalise)
+    with torch.no_grad():
+        quantiser.codebook.copy_(1 + 0.01 * numbers(7, 4))
+    z = 1 + 0.01 * numbers(50, 4, *GRID, seed=1)
+    rows = z.flatten(2).transpose(1, 2).double()
+    rows = rows / rows.norm(dim=-1, keepdim=True) if normalise else rows
+    wanted = torch.cdist(rows, quantiser.entries().double()).argmin(-1).view(50, *GRID)
+    assert len(wanted.unique()) > 3
+    for outside in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=outside):
+            assert float((quantiser(z).indices == wanted).float().mean()) > 0.99  # ties of float32 may fall either way
+
+
 def test_the_gumbel_loss_is_the_divergence_from_uniform():
     quantiser, z = GumbelQuantiser(7, 4, beta=0.5), numbers(5, 7, *GRID) / 2
     q = torch.distributions.Categorical(logits=SHARP * z.movedim(1, -1))
@@ -161,6 +177,17 @@ def test_the_gumbel_loss_is_the_divergence_from_uniform():
     sure = torch.zeros(1, 7, 2)
     sure[:, 3] = 100
     assert torch.allclose(quantiser(sure, stream()).loss, torch.tensor([0.5 * 2 * math.log(7)]))
+
+
+def test_the_gumbel_loss_pulls_at_the_logits():
+    """Its gradient is that of beta KL(q || uniform)."""
+    quantiser, z = GumbelQuantiser(7, 4, beta=0.5), (numbers(5, 7, *GRID) / 2).requires_grad_()
+    q = torch.distributions.Categorical(logits=SHARP * z.movedim(1, -1))
+    uniform = torch.distributions.Categorical(logits=torch.zeros(7))
+    (wanted,) = torch.autograd.grad(0.5 * torch.distributions.kl_divergence(q, uniform).sum(), z)
+    (found,) = torch.autograd.grad(quantiser(z, stream()).loss.sum(), z)
+    assert wanted.abs().max() > 0.1
+    assert torch.allclose(found, wanted, atol=1e-5)
 
 
 def test_a_cold_gumbel_softmax_draws_from_the_categorical():

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -270,6 +271,25 @@ def test_patience_keeps_the_best_weights(tmp_path):
             totals.append(run.model.loss(part, rng).total * len(part))
     assert (sum(totals) / len(codes)).item() == pytest.approx(figures[best], rel=1e-5)
     assert figures[best] < figures[best + 15]
+
+
+def test_patience_keeps_the_buffers_of_then(tmp_path):
+    """A count of updates in a buffer is that of the best validation, not of the end, in an interrupted run too."""
+    data = points()
+
+    class Counts(Denoiser):
+        def __init__(self, spec):
+            super().__init__(spec)
+            self.register_buffer("updates", torch.zeros((), dtype=torch.long))
+
+        def players(self):
+            (player,) = super().players()
+            return [replace(player, after_update=lambda keep, moment: self.updates.add_(1))]
+
+    run = train(
+        build(Counts, data), data, steps=400, validate_every=5, patience=3, learning_rate=0.5, out=str(tmp_path / "a"), **QUICK
+    )
+    assert run.model.updates == run.result["best_validation"][1] == run.result["steps"] - 15
 
 
 def test_history_and_record(tmp_path):

@@ -40,7 +40,19 @@ def begin(built: Parser, verb: str, argv: Sequence[str]) -> tuple[dict[str, Any]
     read_record(Path(words[0]))
     from pushforward.training.opening import load
 
-    return given, load(words[0], device=given["device"])
+    loaded = load(words[0], device=given["device"])
+    if given.get("attribute", "") is None and not any(given[key] for key in ("data", "label", "attributes")):
+        raise UserError(f"which attribute? Give --attribute NAME{offered(loaded.spec.condition)}.")
+    return given, loaded
+
+
+def offered(known: Any) -> str:
+    """The classes or attributes of a run, ten at most, to end a sentence; nothing where it has none."""
+    if known is None or known.kind not in ("class", "attributes"):
+        return ""
+    names = list(known.names) or [str(k) for k in range(known.size)]
+    more = f" and {len(names) - 10} more" if len(names) > 10 else ""
+    return f"; the {'classes' if known.kind == 'class' else 'attributes'} are {', '.join(names[:10])}{more}"
 
 
 @dataclass
@@ -148,32 +160,35 @@ def chosen_split(data: Any, given: dict[str, Any]) -> Any:
     return data.train if given["split"] == "train" else data.held_out or data.train
 
 
+def named(data: Any, given: dict[str, Any]) -> list[int]:
+    """The numbers that --items names, none where it was not given."""
+    if not given["items"]:
+        return []
+    try:
+        numbers = [int(word) for word in given["items"].split(",")]
+    except ValueError:
+        raise UserError(f"--items {given['items']} was given; expected numbers with commas, such as 0,5,12.") from None
+    size = len(chosen_split(data, given))
+    wrong = [number for number in numbers if not 0 <= number < size]
+    if wrong:
+        raise UserError(f"item {wrong[0]} was asked for; the {given['split']} data have 0 to {size - 1}.")
+    return numbers
+
+
 def items(data: Any, given: dict[str, Any], n: int | None = None) -> tuple[Any, Any, list[int]]:
-    """Codes, conditions and numbers of the data that were asked for."""
+    """Codes, conditions and numbers of the data that were asked for: the first n of --items (all of them where n is None), or
+    n (None: --n) by chance, each once, so that fewer data than that give fewer."""
     import torch
 
-    from pushforward.data.batches import STREAM
-
     split = chosen_split(data, given)
-    size = min(len(split), STREAM)
-    n = n or given["n"]
-    if given["items"]:
-        try:
-            numbers = [int(word) for word in given["items"].split(",")]
-        except ValueError:
-            raise UserError(f"--items {given['items']} was given; expected numbers with commas, such as 0,5,12.") from None
-        wrong = [number for number in numbers if not 0 <= number < size]
-        if wrong:
-            raise UserError(f"item {wrong[0]} was asked for; the {given['split']} data have 0 to {size - 1}.")
-        numbers = (numbers * -(-n // len(numbers)))[:n] if n != given["n"] else numbers
-    else:
-        numbers = some_of(size, n, given["seed"])
+    numbers = named(data, given)[:n] or some_of(len(split), n or given["n"], given["seed"])
     codes, condition = split.fetch(torch.tensor(numbers))
     return codes, condition, numbers
 
 
 def some_of(size: int, n: int, seed: int) -> list[int]:
-    """n numbers below `size` by chance: different ones while there are as many (beyond ten million chance sees to that)."""
+    """n different numbers below `size` by chance, all of them where there are fewer (beyond ten million it is chance that sees
+    to it that they differ)."""
     import torch
 
     from pushforward.randomness import mix
@@ -182,7 +197,7 @@ def some_of(size: int, n: int, seed: int) -> list[int]:
     if size > 10_000_000:
         return torch.randint(min(size, 2**31), (n,), generator=generator).tolist()
     order = torch.randperm(size, generator=generator)
-    return order[torch.arange(n) % size].tolist()
+    return order[:n].tolist()
 
 
 def command(run: str | Path, made: dict[str, Any], out: str | Path) -> list[str]:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from pushforward.cli.editing import begin, data_of, items, parser, write_states
+from pushforward.cli.editing import begin, chosen_split, data_of, named, parser, some_of, write_states
 from pushforward.errors import UserError
 
 Path = Literal["auto", "straight", "spherical"]
+LOOKED = 5000  # data among which partners of the same class are looked for
 DESCRIPTION = """Interpolates: takes pairs of held-out data (or, with --sampled, pairs of codes that the model draws), and
-decodes the codes on the way from one to the other. Where the model knows classes, both ends are of one class. --average
-draws the average of the data themselves under each row, which an interpolation must beat. --out FILE.gif makes an animation."""
+decodes the codes on the way from one to the other. --items 0,5,12,7 are the pairs 0 to 5 and 12 to 7; without it there are --n
+pairs by chance, both ends of one class where the model knows classes. --average draws the average of the data themselves under
+each row, which an interpolation must beat. --out FILE.gif makes an animation."""
 
 
 def run(argv: Sequence[str]) -> None:
@@ -28,41 +31,78 @@ def run(argv: Sequence[str]) -> None:
     from pushforward.data.batches import take
     from pushforward.editing.interpolation import averages, interpolate, interpolate_samples
 
-    n, steps, path, condition = given["n"], given["steps"], given["path"], given["condition"]
+    steps, path, condition = given["steps"], given["path"], given["condition"]
     if given["sampled"]:
         if given["average"]:
             raise UserError("--average is of data; leave it or --sampled away.")
-        values = interpolate_samples(loaded, n, steps=steps, path=path, condition=condition, seed=given["seed"])
+        values = interpolate_samples(loaded, given["n"], steps=steps, path=path, condition=condition, seed=given["seed"])
     else:
         data = data_of(loaded, given["data"])
-        codes, conditions, _ = items(data, given, 2 * n)
-        start, end, theirs = codes[:n], codes[n:], None
-        if condition is None and loaded.spec.condition is not None and conditions is not None:
-            condition, theirs = conditions[:n], conditions[n:]
-            if loaded.spec.classes:
-                end, theirs = partners(data, given, condition)
+        first, last = pairs(data, given)
+        (start, own), (end, theirs) = (chosen_split(data, given).fetch(torch.tensor(which)) for which in (first, last))
+        if condition is not None or loaded.spec.condition is None or own is None:
+            theirs = None
+        else:
+            condition = own
+            if loaded.spec.classes and not given["items"]:
+                end, theirs = partners(data, given, first, own)
+            elif loaded.spec.classes and not torch.equal(own, theirs):
+                print("not all pairs are of one class: codes are decoded under the class of the first.", file=sys.stderr)
         values = interpolate(loaded, start, end, steps=steps, path=path, condition=condition, end_condition=theirs)
         if given["average"]:
             values = torch.stack([values, averages(start, end, steps, loaded.spec.columns).to(values.dtype)], 1).flatten(0, 1)
     known = loaded.data
     real = None if known is None or loaded.spec.kind == "tokens" else take(known.train, 2000)[0]
     labels = [f"{step / (steps - 1):.2f}" for step in range(steps)]
-    rows = ["model", "average"] * n if given["average"] else None
+    rows = ["model", "average"] * (len(values) // 2) if given["average"] else None
     band = 2 if given["average"] else 0
     print(write_states(loaded, "interpolate", given, values, column_labels=labels, row_labels=rows, real=real, band=band))
 
 
-def partners(data: Any, given: dict[str, Any], classes: Any) -> tuple[Any, Any]:
-    """For each of these classes another datum of the same class."""
+def pairs(data: Any, given: dict[str, Any]) -> tuple[list[int], list[int]]:
+    """The numbers of the data at the beginnings and at the ends: --items by twos, or --n pairs by chance, whose data are all
+    different while there are 2 n (else they come again, in other pairs where there are any)."""
+    chosen, n, size = named(data, given), given["n"], len(chosen_split(data, given))
+    if len(chosen) % 2:
+        raise UserError(
+            f"--items {given['items']} was given, an odd count; give pairs, such as 0,5,12,7 for 0 to 5 and 12 to 7."
+        )
+    if chosen:
+        first, last = chosen[::2], chosen[1::2]
+        same = [a for a, b in zip(first, last, strict=True) if a == b]
+        if same:
+            raise UserError(f"--items {given['items']} pairs item {same[0]} with itself; give pairs of two different data.")
+        return first, last
+    if size < 2:
+        raise UserError(f"the {given['split']} data are a single datum: there is no pair. Give more of them (--data).")
+    if size >= 2 * n:
+        both = some_of(size, 2 * n, given["seed"])
+        return both[:n], both[n:]
+    order = some_of(size, size, given["seed"])
+    steps = [1 + (n - 1 + i // size) % (size - 1) for i in range(n)]  # never 0, so nothing meets itself
+    return [order[i % size] for i in range(n)], [order[(i + step) % size] for i, step in enumerate(steps)]
+
+
+def partners(data: Any, given: dict[str, Any], first: list[int], classes: Any) -> tuple[Any, Any]:
+    """For each of these data (their numbers and classes) another one of the same class, or of any where there is none."""
     import torch
 
-    from pushforward.cli.editing import chosen_split
-    from pushforward.data.batches import take
-
-    pool, theirs = take(chosen_split(data, given), 5000, seed=given["seed"] + 1)
-    assert theirs is not None
-    found = []
-    for i, k in enumerate(classes.tolist()):
-        same = torch.nonzero(theirs == k)[:, 0]
-        found.append(int(same[i % len(same)]) if len(same) else 0)
+    split = chosen_split(data, given)
+    numbers = torch.tensor(some_of(len(split), LOOKED, given["seed"] + 1))
+    pool, theirs = split.fetch(numbers)
+    found, alone = [], []
+    for i, (number, k) in enumerate(zip(first, classes.tolist(), strict=True)):
+        others = torch.nonzero(numbers != number)[:, 0]
+        same = others[theirs[others] == k]
+        if not len(same):
+            alone.append(number)
+        choice = same if len(same) else others
+        found.append(int(choice[i % len(choice)]))
+    if alone:
+        which = f"item{'s' if len(alone) > 1 else ''} {', '.join(map(str, alone))}"
+        print(
+            f"among {len(numbers)} {given['split']} data no other is of the class of {which}: the other end is of another "
+            "class, and decoded under that of the first.",
+            file=sys.stderr,
+        )
     return pool[found], theirs[found]

@@ -41,6 +41,8 @@ def bisect(
         if not bool(outside.any()):
             break
         below = torch.where(outside, below - (above - below), below)
+    else:
+        raise UserError(f"the distribution function never falls below {float(u.min()):.6g}; it must rise from 0 to 1.")
     for _ in range(64):
         outside = cdf(above) < u
         if not bool(outside.any()):

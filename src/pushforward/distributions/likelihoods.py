@@ -20,7 +20,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from pushforward.errors import UserError
-from pushforward.randomness import Rng, uniforms
+from pushforward.randomness import Rng, scrambled, uniforms
 
 Name = Literal["auto", "bernoulli", "gaussian", "logistic", "categorical"]
 Sigma = Literal["learned", "global", "column", "pixel"]
@@ -238,10 +238,10 @@ def binary(x: Float[Tensor, "b *shape"], uniform: Float[Tensor, "b *shape"]) -> 
 
 def keys_of(x: Float[Tensor, "b *shape"]) -> Int[Tensor, " b"]:
     """A 64-bit integer made of each datum, a multiply-add hash of its numbers in steps of 2^-20: what draws that are to be a
-    function of the datum are drawn with."""
+    function of the datum are drawn with. Data that differ have different keys, but for two in 2^64 or so."""
     steps = (wide(x.detach()).flatten(1) * 2**20).round().long()
-    weights = torch.arange(1, steps.shape[1] + 1, device=x.device) * -0x61C8864680B583EB  # the golden ratio, modulo 2^64
-    return (steps * (weights | 1)).sum(1)
+    # Scrambled: weights in arithmetic progression send data of few values to few keys.
+    return (steps * (scrambled(torch.arange(steps.shape[1], device=x.device)) | 1)).sum(1)
 
 
 def fixed_binary(x: Float[Tensor, "b *shape"], seed: int) -> Float[Tensor, "b *shape"]:

@@ -114,7 +114,8 @@ class Translates(Protocol):
 class Diagnoses(Protocol):
     """Says how its codes are used, on data x (B, *spec.shape), as named finite figures. No capability: `evaluate` asks for it.
 
-    "active_units" of "units": latent dimensions that say more than 0.01 nats about a datum. "kl_per_unit": nats, on average.
+    "active_units" of "units": latent dimensions that say more than 0.01 nats about a datum (of codes without noise: with more
+    than 1 % of the largest variance). "kl_per_unit": nats, on average.
     "perplexity" of "codes": how many entries of a codebook are in use. Several of one sort have a suffix, the same for
     both of a pair: "active_units_1", "units_1". Anything else is shown without a comment.
     """

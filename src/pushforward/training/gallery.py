@@ -17,10 +17,12 @@ from pushforward.data.spec import Condition, DataSpec
 from pushforward.errors import UserError
 from pushforward.models.contract import Decodes, Encodes, Samples, Trajectories
 from pushforward.pictures.draw import draw_pairs, draw_samples, draw_trajectory
+from pushforward.pictures.eigen import draw_eigen_images
 from pushforward.pictures.plots import draw_history
 from pushforward.training.records import CODES, require
 
 PICTURE_SEED = 0
+SHOWN = 23  # eigen-directions, beside the mean
 
 
 def shown_conditions(run: Any, spec: DataSpec, columns: int = 10, rows: int = 10) -> tuple[int, Tensor | None]:
@@ -156,10 +158,21 @@ def draw_reconstructions(run: Any, seed: int) -> Any:
     return draw_pairs(run.spec, codes, again, ("data", "reconstructed"))
 
 
+def draw_eigen(run: Any, seed: int) -> Any:
+    """The mean and the leading eigen-directions of images; None for models and data that have none."""
+    directions = getattr(run.model, "directions", None)
+    if run.spec.kind != "image" or not isinstance(directions, Tensor) or not isinstance(run.model, Decodes):
+        return None
+    with torch.no_grad():
+        mean = run.model.decode(torch.zeros(1, len(directions)))[0]
+    return draw_eigen_images(run.spec, mean, directions[:SHOWN])
+
+
 PICTURES: dict[str, Callable[[Any, int], Any]] = {
     "training": draw_training,
     "trajectory": draw_coming_about,
     "reconstructions": draw_reconstructions,
+    "eigen": draw_eigen,
 }
 
 

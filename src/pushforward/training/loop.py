@@ -113,7 +113,7 @@ class Loop:
         self.average = Average(model, settings.average_half_life)
         self.repeats = max((player.repeat for player in players), default=1)
         self.step, self.saved_step, self.elapsed, self.failures = 0, 0, 0.0, 0
-        self.best_average: dict[str, Tensor] = {}
+        self.best: dict[str, Tensor] = {}  # averaged weights and buffers of the best validation, where patience asks for them
         self._stop = "" if players else "converged"  # nothing to train: all there is to learn is learned at the end
         self._passed: dict[int, int] = {}
         self._pending: tuple[int, str, Tensor, Loss] | None = None
@@ -187,7 +187,11 @@ class Loop:
             for parameter in self.everyone:
                 parameter.requires_grad_(True)
         self.average.finish(self.step, self.examples_per_step)  # after the checkpoint: a resumed run must not see it
-        self.average.load(self.best_average or self.average.state())
+        if self.best:
+            self.average.load(self.best)
+            with torch.no_grad():
+                for name, buffer in self.model.named_buffers():
+                    buffer.copy_(self.best.get(f"buffer/{name}", buffer))  # checkpoints of old have none
         self.average._exchange()  # the model keeps the averaged weights
         self.model.eval()
         if outcome.signal != signal.SIGTERM:  # whoever sends it does not wait long; a resumed run takes these turns
@@ -388,7 +392,7 @@ class Loop:
             self._pending = None
         if self.rank == 0:
             tensors = checkpoints.pack(self.model, self.average.state(), self.distinct)
-            tensors |= {f"best/{name}": value for name, value in self.best_average.items()}
+            tensors |= {f"best/{name}": value for name, value in self.best.items()}
             checkpoints.write_tensors(self.directory / checkpoints.STATE, tensors, self.header())
         self.saved_step = self.step
 
@@ -397,7 +401,7 @@ class Loop:
         checkpoints.load_weights(self.model, checkpoints.section(tensors, "model"), "the checkpoint")
         self.average.load(checkpoints.section(tensors, "average"))
         checkpoints.unpack_optimizers(tensors, self.distinct)
-        self.best_average = checkpoints.section(tensors, "best")
+        self.best = checkpoints.section(tensors, "best")
         self.step = self.saved_step = header["step"]
         self.elapsed, self.precision, self.failures = header["elapsed"], header["precision"], header["failures"]
         self.validation.best = (header["best"][0], header["best"][1]) if header["best"] else None
@@ -442,7 +446,8 @@ class Loop:
         trackers.add(row)
         patience = self.settings.patience
         if self.validation.improves(found["validation/loss"], self.step) and patience is not None:
-            self.best_average = {name: v.clone() for name, v in self.average.state().items()}
+            buffers = {f"buffer/{name}": v for name, v in self.model.named_buffers()}
+            self.best = {name: v.clone() for name, v in (self.average.state() | buffers).items()}
         return patience is not None and self.validation.waited >= patience
 
 

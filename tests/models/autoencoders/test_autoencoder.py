@@ -23,7 +23,7 @@ from pushforward.models.autoencoders.denoising import DenoisingAutoencoder
 from pushforward.models.autoencoders.glo import GLO
 from pushforward.models.autoencoders.sliced_wasserstein import SlicedWassersteinAE
 from pushforward.models.checking import check_model
-from pushforward.models.contract import capabilities
+from pushforward.models.contract import Moment, capabilities
 from pushforward.randomness import SampleRng
 
 POINTS = DataSpec("point", (5,), columns=tuple(Column(str(i), "number") for i in range(5)))
@@ -106,6 +106,29 @@ def test_the_penalties_are_added_as_said():
     torch.testing.assert_close(model.loss(Batch(x), stream()).total, expected)
 
 
+@pytest.mark.parametrize("smoothness", ["weights", "gradient"])
+@pytest.mark.parametrize("penalties", [(0.5, 0.0), (0.0, 0.25), (0.5, 0.25)])
+def test_the_penalties_reach_the_weights(penalties, smoothness):
+    """The gradients of encoder and decoder are those of the formula, the Jacobian's rows taken one by one."""
+    torch.manual_seed(0)
+    settings = {"code_penalty": penalties[0], "decoder_penalty": penalties[1], "smoothness": smoothness}
+    model, x = Autoencoder(POINTS, latent_dim=3, width=8, **settings).double(), torch.randn(6, 5, dtype=torch.float64)
+    weights = [*model.encoder.parameters(), *model.decoder.parameters()]
+    z = model.encode(x)
+    output = model.decode(z)
+    expected = (output - x).square().sum(1).mean() + penalties[0] / 2 * z.square().sum(1).mean()
+    if smoothness == "weights":
+        expected = expected + penalties[1] * sum(p.square().sum() for p in model.decoder.parameters())
+    else:
+        rows = [torch.autograd.grad(output[:, i].sum(), z, create_graph=True)[0] for i in range(5)]
+        pulled = torch.einsum("bi,bid->bd", stream().randn(6, 5).double(), torch.stack(rows, 1))
+        expected = expected + penalties[1] * pulled.square().sum(1).mean()
+    wanted = torch.autograd.grad(expected, weights, allow_unused=True, materialize_grads=True)
+    found = torch.autograd.grad(model.loss(Batch(x), stream()).total, weights, allow_unused=True, materialize_grads=True)
+    for mine, theirs in zip(found, wanted, strict=True):  # the codec measures in float32
+        torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-5)
+
+
 def test_errors():
     """l1, l2 and cross-entropy of one reconstruction by their definitions; data of logits are probabilities."""
     spec = DataSpec("image", (1, 2, 2), levels=2)
@@ -169,6 +192,22 @@ def test_attributes_reach_encoder_and_decoder(kind):
     assert model.sample(3, generator=0).shape == (3, 5)  # draws the attributes
     with pytest.raises(UserError, match="one for each"):
         model.decode(z, condition=none[:2])
+
+
+@pytest.mark.parametrize("kind", [Autoencoder, DenoisingAutoencoder, SlicedWassersteinAE])
+def test_attributes_are_hidden_from_one_datum_in_ten_in_training(kind):
+    """Of 4000 the share has a standard error of 0.005; what stands for hidden ones learns, and outside training none are."""
+    torch.manual_seed(0)
+    spec = DataSpec("point", (5,), columns=POINTS.columns, condition=Condition("attributes", 2, frequencies=(0.5, 0.5)))
+    model = kind(spec, latent_dim=3, width=8)
+    x, told = torch.randn(50, 5), torch.ones(4000, 2)
+    for seed in range(4):
+        model.loss(Batch(x, told[:50]), stream(seed)).total.backward()
+    assert model.embed.null.grad is not None and float(model.embed.null.grad.abs().sum()) > 0
+    with torch.no_grad():
+        hidden = (model.training_embedding(told, 4000, stream()) == model.embed.null).all(1)
+        assert float(hidden.float().mean()) == pytest.approx(0.1, abs=0.025)
+        assert not (model.embedding(told, 4000) == model.embed.null).all(1).any()
 
 
 def codes_in_classes(n=3000):
@@ -284,6 +323,41 @@ def test_before_it_is_fitted_the_density_follows_the_training():
     # 50 batches of 10 are remembered: a standard error of about 0.07 for mean and scale
     torch.testing.assert_close(drawn.mean(0)[:3], z.mean(0)[:3], rtol=0.05, atol=0.6)
     assert float(drawn.std(0)[0]) == pytest.approx(float(z.std(0)[0]), rel=0.25)
+
+
+@pytest.mark.parametrize("kind", [Autoencoder, DenoisingAutoencoder])
+def test_the_density_follows_the_codes_of_each_update(kind):
+    """A run tells its player of each update, and before the fit at its end mean and scale have moved a fiftieth of the way."""
+    torch.manual_seed(0)
+    model = kind(POINTS, latent_dim=3, width=8)
+    player, x = model.players()[0], torch.randn(20, 5)
+    loss = player.loss(Batch(x), stream())
+    z = loss.keep["codes"].detach()
+    player.after_update(loss.keep, Moment(0, 0.0, stream()))
+    torch.testing.assert_close(model.codes.mean, 0.02 * z.mean(0))
+    torch.testing.assert_close(model.codes.scale, (0.98 + 0.02 * z.square().mean(0)).sqrt())
+
+
+def test_a_run_tells_the_density_of_its_updates():
+    """The density as it is when its fit begins, after 30 updates: about a half of the way, 1 - 0.98^30."""
+    seen = []
+
+    class Watched(Autoencoder):
+        def players(self):
+            first, last = super().players()
+            fit = last.update
+
+            def update(batches, rng):
+                seen.append((self.codes.mean.clone(), self.codes.scale.clone()))
+                return fit(batches, rng)
+
+            last.update = update
+            return [first, last]
+
+    model = fitted(Watched, digits(), latent_dim=4, width=16, steps=30)
+    mean, scale = seen[0]
+    assert float(mean.abs().min()) > 0 and float((scale - 1).abs().min()) > 0
+    assert float((mean - model.codes.mean).norm()) < float(model.codes.mean.norm())
 
 
 def test_a_mixture_of_codes_beats_classes_which_beat_one_gaussian(trained):

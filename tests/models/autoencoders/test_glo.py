@@ -10,6 +10,7 @@ from pushforward.data.spec import Column, Condition, DataSpec
 from pushforward.errors import UserError
 from pushforward.models.autoencoders.glo import GLO
 from pushforward.models.contract import Moment
+from pushforward.nets.pyramid import laplacian_error
 
 POINTS = DataSpec("point", (5,), columns=tuple(Column(str(i), "number") for i in range(5)))
 
@@ -103,6 +104,28 @@ def test_other_data_than_the_training_data_are_inverted():
     model.eval()
     with torch.no_grad():
         torch.testing.assert_close(model.loss(Batch(x, index=torch.arange(4)), stream()).total, expected.detach())
+
+
+def test_the_error_of_images_counts_their_pyramid():
+    """Squared error + pyramid Lap_1, of each datum; at the weight 0, and of what has no pixels, the squared error alone."""
+    torch.manual_seed(0)
+    spec = DataSpec("image", (1, 8, 8), levels=17)
+    model, plain = (GLO(spec, latent_dim=3, width=8, capacity=20, pyramid=weight) for weight in (0.7, 0.0))
+    x, y = torch.randn(2, 4, 1, 8, 8)
+    squared, pyramid = (x - y).square().sum((1, 2, 3)), laplacian_error(x, y)
+    assert float(pyramid.min()) > 1
+    torch.testing.assert_close(model.error(x, y), squared + 0.7 * pyramid)
+    torch.testing.assert_close(plain.error(x, y), squared)
+    points = GLO(POINTS, latent_dim=3, width=8, capacity=20)
+    torch.testing.assert_close(points.error(x[:, 0, 0, :5], y[:, 0, 0, :5]), (x - y)[:, 0, 0, :5].square().sum(1))
+
+
+def test_a_codes_length_is_of_no_matter():
+    torch.manual_seed(0)
+    model, z = GLO(POINTS, latent_dim=3, width=8, capacity=20), torch.randn(6, 3)
+    with torch.no_grad():
+        torch.testing.assert_close(model.decode(3 * z), model.decode(z))
+        assert not torch.allclose(model.output(3 * z), model.output(z))  # to the generator it would matter
 
 
 def test_mistakes_are_told():

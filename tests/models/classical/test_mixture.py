@@ -225,6 +225,16 @@ def test_density_integrates_to_one(covariance, eigenspace):
     assert mass == pytest.approx(1, abs=1e-5)
 
 
+def test_samples_without_noise_lie_in_the_eigenspace():
+    trained(model := GaussianMixture(points(5), components=3, eigenspace=2), chunks(clusters(300, d=5, k=3)))
+
+    def outside(noise: bool) -> torch.Tensor:
+        centred = model.sample(50, generator=0, noise=noise).double() - model.centre
+        return (centred - centred @ model.basis.T @ model.basis).norm(dim=1)
+
+    assert float(outside(False).max()) < 1e-5 and float(outside(True).min()) > 0.1  # float32
+
+
 def test_eigenspace_density_is_exact():
     x = clusters(500, d=5, k=3)
     trained(model := GaussianMixture(points(5), components=3, eigenspace=2), chunks(x))
@@ -353,6 +363,54 @@ def test_restarts_are_chosen_by_likelihood():
     assert all(reached(4, seed) >= reached(1, seed) for seed in range(3))
 
 
+def test_the_prior_is_that_of_the_first_start():
+    x = torch.rand(60, 2, generator=torch.Generator().manual_seed(0)).double()
+    stream, each = rng(), []
+    for _ in range(4):
+        each.append(em.start(x, 5, "full", 1e-6, 20.0, 1, stream)[1].factor)
+    assert not torch.allclose(each[0], each[-1], rtol=1e-2)
+    for restarts in (1, 2, 4):
+        assert torch.equal(em.start(x, 5, "full", 1e-6, 20.0, restarts, rng())[1].factor, each[0])
+
+
+@pytest.mark.parametrize("seed", [5, 10, 11])
+def test_restarts_are_chosen_by_their_posterior(seed):
+    """Under a strong prior, of starts whose order by likelihood is another: the one whose posterior is highest."""
+    x, K, nu = clusters(40, d=2, k=6, apart=2.0, seed=seed), 4, 20.0
+    stream, prior, found = rng(), None, []
+    for _ in range(5):
+        centres = em.k_means(x, K, stream)
+        label = torch.nn.functional.one_hot(torch.cdist(x, centres).argmin(1), K).double()
+        sums = em.sums_of(x, lambda block, label=label: (label, torch.zeros(len(block)).double()), K, "full")
+        prior = prior or em.pooled_prior(sums, nu, 1e-6)
+        one = em.maximisation(sums, 1e-6, prior)
+        for _ in range(em.SHORT):
+            sums = em.sums_of(x, em.posterior(one, "full"), K, "full")
+            likelihood, log_prior = float(sums.likelihood), em.log_prior(one, "full", prior)
+            one = em.maximisation(sums, 1e-6, prior, one)
+        found.append((likelihood + log_prior, likelihood, one))
+    chosen, by_likelihood = max(found, key=lambda one: one[0]), max(found, key=lambda one: one[1])
+    assert chosen is not by_likelihood
+    torch.testing.assert_close(em.start(x, K, "full", 1e-6, nu, 5, rng())[0].means, chosen[2].means)
+
+
+def test_k_means_sees_rows_from_everywhere(monkeypatch):
+    """Of sorted clusters, each has a centre, also where only a part of the rows is looked at."""
+    monkeypatch.setattr(em, "START_ROWS", 100)
+    middles = torch.tensor([[0.0, 0.0], [20.0, 0.0], [0.0, 20.0]]).double()
+    noise = torch.randn(600, 2, generator=torch.Generator().manual_seed(0))
+    centres = em.k_means(middles.repeat_interleave(200, 0) + noise, 3, rng())
+    assert float(torch.cdist(middles, centres).amin(1).max()) < 1.0
+
+
+def test_an_empty_component_stays_where_the_worst_row_is_well_explained():
+    """Moved there it would gain the row less than the nat that its weight costs all rows together."""
+    x = torch.randn(50, 1, generator=torch.Generator().manual_seed(0)).clamp(-2, 2).double()
+    one = em.Mixture(torch.tensor([1.0, 0.0]).double(), torch.zeros(2, 1).double(), torch.ones(2, 1, 1).double())
+    sums = em.sums_of(x, em.posterior(one, "full"), 2, "full")
+    assert em.reseed(sums, one, em.Prior(0.0, torch.eye(1).double())) is one
+
+
 @pytest.mark.parametrize("covariance", KINDS)
 @pytest.mark.parametrize("shrinkage", [0.0, 2.0])
 def test_empty_components_are_reseeded(covariance, shrinkage):
@@ -388,9 +446,43 @@ def test_fewer_rows_than_components():
     x = clusters(5)
     with pytest.raises(UserError, match="components=6"):
         trained(GaussianMixture(points(3), components=6), chunks(x))
-    for components in (5, None):  # the default is no number that anybody asked for
+    for components, used in ((5, 5), (None, 1)):  # the default is no number that anybody asked for
         trained(model := GaussianMixture(points(3), components=components), chunks(x))
-        assert model.log_prob(x).value.isfinite().all() and int(model.used) == 5
+        assert model.log_prob(x).value.isfinite().all() and int(model.used) == used
+
+
+def held_out(x: torch.Tensor, new: torch.Tensor, **settings) -> float:
+    """Mean log-likelihood of new rows, beside that of one Gaussian of maximum likelihood."""
+    trained(model := GaussianMixture(points(x.shape[1]), **settings), chunks(x))
+    plain = Gaussian(points(x.shape[1]))
+    plain.players()[0].update(chunks(x), rng())
+    return float((model.log_prob(new).value - plain.log_prob(new).value).mean())
+
+
+@pytest.mark.parametrize("covariance", KINDS)
+@pytest.mark.parametrize(("rows", "used"), [(8, 1), (20, 2), (40, 4), (100, 10)])
+def test_few_rows_are_no_spikes(rows, used, covariance):
+    """Rows of one Gaussian in two dimensions: by default new data are as likely as under one Gaussian, but for 1.5 nats."""
+    for seed in range(3):
+        x, new = torch.randn(1000 + rows, 2, generator=torch.Generator().manual_seed(seed)).double().split([rows, 1000])
+        trained(model := GaussianMixture(points(2), covariance=covariance), chunks(x))
+        assert int(model.used) == used
+        assert held_out(x, new, covariance=covariance) > -1.5
+
+
+@pytest.mark.parametrize(("covariance", "shrinkage"), [("full", None), ("tied", 8.0)])
+@pytest.mark.parametrize(("rows", "components"), [(8, 8), (8, 6), (12, 10), (12, 5)])
+def test_as_many_components_as_rows_keep_a_width(rows, components, covariance, shrinkage):
+    """A number that was asked for is used: the prior that keeps its components from being spikes is no spike itself."""
+    x, new = torch.randn(1000 + rows, 2, generator=torch.Generator().manual_seed(1)).double().split([rows, 1000])
+    settings = {"covariance": covariance, "components": components, "shrinkage": shrinkage}
+    assert held_out(x, new, **settings) > -2.0
+    trained(model := GaussianMixture(points(2), **settings), chunks(x))
+    assert int(model.used) == components
+    S = x.T.cov(correction=0)
+    nu = float(model.prior_rows)
+    truth = (rows * S + nu * torch.diag(S.diagonal())) / (rows + nu)
+    torch.testing.assert_close(model.prior_factors[0] @ model.prior_factors[0].T, truth)
 
 
 @pytest.mark.parametrize("covariance", KINDS)

@@ -146,10 +146,34 @@ def test_bands_are_the_whole(monkeypatch):
     np.testing.assert_allclose(denoise(image, 0.1, prior, size=5), whole, atol=1e-5)
 
 
-@pytest.mark.parametrize("shape", [(3, 12, 19), (4, 8, 8), (1, 4, 30)])
-def test_any_shape_and_constant_images(shape):
+@pytest.mark.parametrize("needed", [(7, 9, 4, 24, 32), (12, 12, 8, 25, 128)])
+def test_an_image_with_too_few_patches_is_an_error(needed):
+    """It would come back nearly as it was: the prior would have learned the noise."""
+    height, width, size, found, enough = needed
+    image = torch.full((1, height, width), 0.5)
+    with pytest.raises(UserError, match=rf"has {found} patches of {size} x {size}, .* needs {enough}: .*prior.* smaller size"):
+        denoise(image, 0.1, size=size)
+    given = learn_prior([torch.rand(1, 40, 40)], size=size, components=1)
+    assert denoise(image, 0.1, given, size=size).shape == image.shape
+    noise = noisy(image, 0.1)
+    better = (denoise(noise, 0.1, size=3) - image).square().mean() / (noise - image).square().mean()
+    assert float(better) < 0.2  # a smaller size takes 7 dB away
+    with pytest.raises(UserError, match="no larger than its image"):
+        denoise(image, 0.1, size=height + 1)
+
+
+@pytest.mark.parametrize(("height", "size"), [(11, 4), (19, 8)])
+def test_enough_patches_take_most_of_the_noise_away(height, size):
+    """As few as it needs, of a flat image: at least 7 dB (measured: 8.6 and 10.8)."""
+    image = torch.full((1, height, height), 0.5)
+    noise = noisy(image, 0.1)
+    assert float((denoise(noise, 0.1, size=size) - image).square().mean() / (noise - image).square().mean()) < 0.2
+
+
+@pytest.mark.parametrize(("shape", "size"), [((3, 12, 19), 4), ((4, 8, 8), 2), ((1, 4, 40), 4)])
+def test_any_shape_and_constant_images(shape, size):
     for image in (torch.rand(shape, generator=torch.Generator().manual_seed(0)), torch.full(shape, 0.3)):
-        found = denoise(image, 0.1, size=4)
+        found = denoise(image, 0.1, size=size)
         assert found.shape == shape and found.isfinite().all()
     np.testing.assert_allclose(found, image, atol=1e-5)
 

@@ -1,5 +1,6 @@
 """The number of components by BIC and AIC: the true one of a known mixture, and the criteria of scikit-learn."""
 
+import itertools
 import math
 
 import numpy as np
@@ -83,6 +84,26 @@ def test_each_class_has_its_own_number_and_a_rare_one_few():
     for c in range(3):
         assert model.sample(5, condition=torch.full((5,), c), generator=0).isfinite().all()
     assert model.log_prob(x).value.isfinite().all()
+
+
+def test_the_number_is_said():
+    """In the update's terms, so in history.jsonl and on the live line: of all classes with data together, and none if given."""
+    x, y = torch.cat([known(1, 300), known(4, 600) + 20]), torch.tensor([0] * 300 + [1] * 600)
+    for condition, classes, found in ((None, None, [5.0]), (y, 3, [1.0, 4.0])):
+        spec = DataSpec("point", (2,), None if classes is None else Condition("class", classes))
+        for components, said in (("bic", sum(found)), (None, 10.0 if classes is None else 6.0), (2, None)):
+            (player,) = GaussianMixture(spec, components=components, most=6, restarts=3).players()
+            for step in range(2):
+                assert player.update([Batch(x, condition)], rng(step)).terms.get("components") == said
+
+
+def test_few_rows_are_no_spikes():
+    """A spike for each row has the highest likelihood, and no criterion counts what that is worth with new data."""
+    for rows, covariance in itertools.product((8, 20, 40), ("full", "diagonal")):
+        x, new = torch.randn(1000 + rows, 2, generator=torch.Generator().manual_seed(rows)).double().split([rows, 1000])
+        model = trained(x, components="bic", covariance=covariance)
+        assert int(model.used[0]) <= max(rows // 10, 1)
+        assert float(model.log_prob(new).value.mean()) > -2.84 - 3  # what the truth has, and 3 nats
 
 
 def test_constant_columns_and_few_rows():

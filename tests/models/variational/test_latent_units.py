@@ -9,10 +9,11 @@ import torch
 from pushforward.data.batches import Batch
 from pushforward.data.loading import load_data
 from pushforward.data.spec import Column, Condition, DataSpec
-from pushforward.distributions.likelihoods import fixed_binary
+from pushforward.distributions.likelihoods import fixed_binary, keys_of
 from pushforward.errors import UserError
 from pushforward.evaluation.health import unused_codes
 from pushforward.models.variational.elbo import Elbo
+from pushforward.models.variational.posteriors import LOG_SIGMA
 from pushforward.models.variational.vae import VAE
 from pushforward.randomness import UpdateRng
 
@@ -51,6 +52,25 @@ def test_free_bits_are_paid_by_unit():
     torch.testing.assert_close(bits.total - plain.total, (free - kl).clamp(min=0).sum())
     assert torch.equal(bits.terms["elbo"], plain.terms["elbo"])  # what is shown is a bound all the same
     assert plain.terms["active_units"] == (kl > 0.01).sum()
+    torch.testing.assert_close(plain.terms["kl_per_unit"], kl.mean())
+
+
+def test_a_unit_that_says_little_is_active_and_one_that_says_nothing_is_not():
+    """Posteriors N(0, 0.5^2), N(0.2 sign, 1), N(0, 1): the first two units say 0.32 and 0.02 nats, the second moves."""
+    torch.manual_seed(0)
+    model, x = VAE(POINTS, latent_dim=3, width=16), numbers(200, 3)
+
+    class Said(torch.nn.Module):
+        def forward(self, x):
+            zero = torch.zeros(len(x))
+            log_sigma = torch.full((len(x),), LOG_SIGMA * math.atanh(math.log(0.5) / LOG_SIGMA))
+            return torch.stack([zero, 0.2 * x[:, 0].sign(), zero, log_sigma, zero, zero], 1)
+
+    model.encoder = Said()
+    told = model.diagnose(x)
+    assert told["active_units"] == 2 and told["moving_units"] == 1
+    assert told["kl_of_unit_0"] == pytest.approx(0.5 * (0.25 - 1) + math.log(2), abs=1e-4)
+    assert told["kl_of_unit_1"] == pytest.approx(0.02, abs=1e-4)
 
 
 def test_a_collapsed_model_is_told_and_a_working_one_is_not():
@@ -177,3 +197,24 @@ def test_a_classifier_recovers_the_digit_that_was_asked_for():
     classifier = SVC(gamma=0.02).fit(x.flatten(1).numpy(), labels.numpy())
     found = classifier.predict(drawn.flatten(1).numpy())
     assert np.mean(found == asked.numpy()) >= 0.9
+
+
+def test_data_that_differ_have_different_keys():
+    """Also those of few values: all 4x4 black and white images, all rows of a one-hot table of five columns, mirror images."""
+    every = (torch.arange(2**16)[:, None] >> torch.arange(16) & 1).float() * 2 - 1
+    assert len(keys_of(every).unique()) == 2**16
+    choices = torch.cartesian_prod(*[torch.arange(4)] * 5)
+    table = torch.nn.functional.one_hot(choices, 4).flatten(1).float() - 0.5
+    assert len(keys_of(table).unique()) == 4**5
+    x = numbers(50, 12)
+    assert len(torch.cat([keys_of(x), keys_of(x.flip(1))]).unique()) == 100
+
+
+def test_a_warm_up_is_over_by_half_of_the_run():
+    torch.manual_seed(0)
+    model, x = VAE(POINTS, latent_dim=3, width=16, beta_warmup=1000), numbers(50, 3)
+    cold, half, warm = (model.loss(Batch(x, step=0, progress=p), stream()).total for p in (0.0, 0.25, 0.5))
+    late = model.loss(Batch(x, step=1000), stream()).total
+    torch.testing.assert_close(half, (cold + warm) / 2)
+    torch.testing.assert_close(warm, late)
+    assert warm > cold

@@ -166,3 +166,26 @@ def test_what_does_not_fit_is_padded_with_black_and_fields_with_their_mean(kind)
         found, wanted, other = model.features(x, None), by_hand(outside), by_hand(0.5)
     for mine, theirs, wrong in zip(found, wanted, other, strict=True):
         assert torch.equal(mine, theirs) and not torch.allclose(mine, wrong)
+
+
+@pytest.mark.parametrize("quantiser", ["ema", "gradient", "fsq"])
+def test_the_reconstruction_teaches_the_top_by_both_of_its_ways(quantiser):
+    """The top's codes reach the pixels through the bottom's encoder and beside the bottom's codes; each way has its share of
+    the gradient, and the loss, whose own term is 0 here, has their sum."""
+    torch.manual_seed(0)
+    settings = {"levels": (5, 5)} if quantiser == "fsq" else {"codes": 8, "code_dim": 4, "beta": 0.0}
+    model = VQVAE2(IMAGES, quantiser=quantiser, width=8, depth=1, **settings)
+    x, weights = numbers(6, *IMAGES.shape).clamp(-1, 1), list(model.to_top.parameters())
+
+    def pull(through_bottom: bool, beside: bool) -> torch.Tensor:
+        top, bottom = (level.codes for level in model.quantise(x))
+        codes = [top if beside else top.detach(), bottom if through_bottom else bottom.detach()]
+        error = -model.likelihood.log_prob(model.output(codes), x).mean() / IMAGES.dimensions
+        found = torch.autograd.grad(error, weights, allow_unused=True, materialize_grads=True)
+        return torch.cat([part.flatten() for part in found])
+
+    first, second = pull(True, False), pull(False, True)
+    assert first.abs().max() > 1e-5 and second.abs().max() > 1e-5
+    torch.testing.assert_close(pull(True, True), first + second, rtol=1e-3, atol=1e-6)
+    whole = torch.autograd.grad(model.loss(Batch(x), stream()).total, weights)
+    torch.testing.assert_close(torch.cat([part.flatten() for part in whole]), first + second, rtol=1e-3, atol=1e-6)

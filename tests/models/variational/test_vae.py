@@ -137,7 +137,7 @@ def test_kl_is_torchs():
 class Quadratic:
     """log p(x | z) = -(z - x)^2 / 2 per dimension: E_q is -((mean - x)^2 + sigma^2) / 2."""
 
-    noise_size = 1
+    noise_size, unit_name = 1, None
 
     def __init__(self, mean: torch.Tensor, log_sigma: torch.Tensor):
         self.mean, self.log_sigma = mean, log_sigma
@@ -204,7 +204,7 @@ def test_warm_up_raises_beta_with_the_steps_of_the_run():
     model = vae(IMAGES, width=16, beta=2.0, beta_warmup=4)
     x = levels(6)
     for step, share in ((0, 0.0), (1, 0.25), (4, 1.0), (9, 1.0)):
-        loss = model.loss(Batch(x, step=step), stream())
+        loss = model.loss(Batch(x, step=step, progress=0.0), stream())
         shown = loss.terms["reconstruction"] - model.log_det - 2.0 * share * loss.terms["kl"]
         torch.testing.assert_close(-loss.total, shown, rtol=1e-4, atol=1e-2)
     model.eval()
@@ -429,11 +429,14 @@ def test_an_mlp_begins_at_the_mean_image():
     x[:150, :, :, 0], x[:, :, :, 3] = 1.0, 1.0  # a column white in a quarter of them, one always, two never
     with torch.no_grad():
         update = start.update([Batch(x[:100]), Batch(x[100:])], stream(0))
-    assert update.finished
+    assert update.finished and model.started
     expected = torch.logit(torch.tensor([0.25, 1e-3, 1e-3, 1 - 1e-3])).repeat(4)
     torch.testing.assert_close(model.decoder.leave.bias, expected)
     logits = model.parameters_of(numbers(50, 2), None).detach()
     assert (logits.flatten(1) - expected).abs().max() < 1
+    with torch.no_grad():  # a trained model that is trained further, on other data, keeps what it has
+        start.update([Batch(-x)], stream(0))
+    torch.testing.assert_close(model.decoder.leave.bias, expected)
 
 
 def test_only_an_mlp_of_ours_on_images_begins_there():

@@ -80,9 +80,14 @@ class CodeDensity(nn.Module):
         elif self.kind == "gaussian" or self.classed is None:
             self.density = Gaussian(self.plain, regularisation=SMALLEST)
         else:
-            self.density = Gaussian(self.classed, regularisation=SMALLEST)
+            self.density = self._by_class(self.classed)
         if self.classed is not None and self.kind != "class-gaussians":
-            self.by_class = Gaussian(self.classed, regularisation=SMALLEST)
+            self.by_class = self._by_class(self.classed)
+
+    def _by_class(self, spec: DataSpec) -> Gaussian:
+        """A Gaussian a class, drawn towards a sphere as its rows ask: at maximum likelihood that of a class with fewer rows
+        than a code has numbers is flat, and what lies nearest to its plane is of any class."""
+        return Gaussian(spec, regularisation=SMALLEST, prior="ledoit-wolf")
 
     @torch.no_grad()
     def follow(self, z: Float[Tensor, "b d"]) -> None:

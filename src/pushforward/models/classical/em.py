@@ -44,6 +44,7 @@ START_ROWS = 50_000  # k-means sees at most so many rows
 LLOYD = 10  # iterations
 DEAD = 1e-10  # rows of a component that has none
 SHORT = 10  # EM passes after which restarts are compared
+OWN = 10  # rows for each component, where nobody says how many components
 
 # A block x (B, q) -> responsibilities (B, K) and log-densities (B,)
 Weigh = Callable[[Tensor], tuple[Tensor, Tensor]]
@@ -201,6 +202,16 @@ def maximisation(sums: Sums, floor: float, prior: Prior, before: Mixture | None 
     return Mixture(sums.weight / sums.rows, means, factor)
 
 
+def supported(rows: int) -> int:
+    """How many components so many rows are given, where nobody says how many: with fewer than ten rows each, new data are less
+    likely by nats.
+
+    >>> [supported(rows) for rows in (1, 19, 20, 1000)]
+    [1, 1, 2, 100]
+    """
+    return max(rows // OWN, 1)
+
+
 def default_shrinkage(rows: int, components: int, q: int, covariance: Covariance) -> float:
     """Pseudo-rows for a full or tied covariance by how many rows N it is made of: q up to N = q, none from N = 4 q, between
     them (4 q - N) / 3. None for diagonal and spherical ones.
@@ -216,9 +227,15 @@ def default_shrinkage(rows: int, components: int, q: int, covariance: Covariance
 
 def pooled_prior(sums: Sums, rows: float, floor: float) -> Prior:
     """The prior whose Sigma_0 is what the components of a clustering (its sums) have in common: their pooled covariance W,
-    shrunk in its turn to its diagonal by as many pseudo-rows, Sigma_0 = (n W + nu diag W) / (n + nu)."""
-    q, n = sums.first.shape[1], sums.rows
+    shrunk in its turn to its diagonal by as many pseudo-rows, Sigma_0 = (n W + nu diag W) / (n + nu).
+
+    A cluster of one row has no covariance, and of few rows k-means makes clusters that are much too narrow: with fewer than
+    three rows for each of K clusters, or n - K < q, W is the covariance of all rows instead.
+    """
+    q, n, clusters = sums.first.shape[1], sums.rows, int((sums.weight > 0).sum())
     means = sums.first / sums.weight.clamp(min=1e-10)[:, None]
+    if n - clusters < max(q, 2 * clusters):
+        means = (sums.first.sum(0) / n).expand_as(means)
     if sums.covariance in ("full", "tied"):
         pooled = (sums.second.view(q, -1, q).sum(1) - sums.first.T @ means) / n
         diagonal = torch.diag(pooled.diagonal())

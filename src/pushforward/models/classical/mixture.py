@@ -53,7 +53,7 @@ class GaussianMixture(nn.Module):
 
     Args:
         components: Gaussians in a mixture; bic or aic tries 1, 2, 3, ... and keeps the number that this criterion prefers,
-            in each class its own. Default: 10, or 3 in each class, and no more than rows.
+            in each class its own. Default: 10, or 3 in each class. Where no number is given, a tenth of the rows is the most.
         most: components that are tried at most, with components=bic or aic.
         covariance: full, diagonal, tied (one full covariance for all components of a class) or spherical.
         eigenspace: how many leading eigen-directions the mixture lives in, with one noise variance outside. Default: all,
@@ -106,7 +106,8 @@ class GaussianMixture(nn.Module):
         if isinstance(components, str) and components not in get_args(Criterion):
             raise UserError(f"components='{components}' was given; a number was expected, or bic or aic.")
         self.criterion: Criterion | None = components if isinstance(components, str) else None
-        self.at_most = not isinstance(components, int)  # fewer where the rows are: nobody asked for this very number
+        self.given = isinstance(components, int)  # else no more components than the rows support
+        self.at_most = not self.given  # fewer where the rows are: nobody asked for this very number
         most = (
             most if isinstance(components, str) else components or (10 if class_count(spec, "a Gaussian mixture") == 1 else 3)
         )
@@ -177,7 +178,8 @@ class GaussianMixture(nn.Module):
     @torch.no_grad()
     def _update(self, rows: Rows, batches: Iterable[Batch], rng: Rng) -> Update:
         """One E and M step. Terms: the mean log-likelihood of the data given their class before it, in nats; where the
-        covariances have a prior also the log-posterior, in nats a datum, which is what never falls and what must converge."""
+        covariances have a prior also the log-posterior, in nats a datum, which is what never falls and what must converge;
+        where no number of components was given, how many there are, in all classes with data together."""
         if not self.started:
             self._begin(rows, batches, rng)
         elif not rows.complete and not self.streams:  # resumed
@@ -199,6 +201,8 @@ class GaussianMixture(nn.Module):
         terms = {"log_likelihood": likelihood}
         if self.prior_rows.any():
             terms["log_posterior"] = likelihood + float((self.frequencies[seen] * self.log_priors[seen]).sum())
+        if not self.given:
+            terms["components"] = float(self.used[seen].sum())
         return Update(terms, finished=bool(self.converged.all()))
 
     def _begin(self, rows: Rows, batches: Iterable[Batch], rng: Rng) -> None:
@@ -245,10 +249,9 @@ class GaussianMixture(nn.Module):
                 )
                 self.used[c] = len(begun.weights)
             else:
-                begun, prior = em.start(
-                    y, self.components, self.covariance, self.regularisation, self.shrinkage, self.restarts, rng
-                )
-                self.used[c] = min(self.components, len(y))
+                K = min(self.components, len(y) if self.given else em.supported(len(y)))
+                begun, prior = em.start(y, K, self.covariance, self.regularisation, self.shrinkage, self.restarts, rng)
+                self.used[c] = K
             self.prior_rows[c], self.prior_factors[c] = prior.rows, prior.factor
             self._store(c, em.padded(begun, self.components, self.covariance))
         self.started.fill_(True)

@@ -35,6 +35,7 @@ from pushforward.randomness import UpdateRng
 BETAS = (1.0, 4.0, 8.0, 16.0, 32.0)  # of Zoran and Weiss, in units of 1 / sigma^2
 BLOCK = 2**24  # numbers in the largest temporary: 64 MiB
 FLOOR = 1e-6  # smallest variance of a clean patch, relative to the mean variance
+ENOUGH = 2  # noisy patches for each number in one: with fewer, what is learned from them is mostly their noise
 GAIN = 1e-3  # nats a patch: a pass of EM that changes less is the last
 
 
@@ -177,7 +178,8 @@ def denoise(
     Args:
         image: y, of any size and number of channels.
         sigma: standard deviation of its noise, in its units.
-        prior: of patches (`learn_prior`), in the image's units; None learns one from the noisy image itself.
+        prior: of patches (`learn_prior`), in the image's units; None learns one from the noisy image itself, which takes at
+            least twice as many patches as a patch has numbers.
         size: of a patch, that of the prior.
     """
     if not sigma > 0:
@@ -185,6 +187,14 @@ def denoise(
     y = image.float()
     channels, height, width = y.shape
     if prior is None:
+        # With 2 to 3 patches for each number a flat image gets 8 to 11 dB better, with 1.6 of 4 x 4 pixels 6, with 0.4 four.
+        found, needed = (height - size + 1) * (width - size + 1), ENOUGH * channels * size**2
+        if 1 <= size <= min(height, width) and found < needed:
+            raise UserError(
+                f"the image of {height} x {width} pixels has {found} patches of {size} x {size}, and a prior learned "
+                f"from them needs {needed}: fewer teach it their noise. "
+                "Give a prior (learn_prior, from other images), or a smaller size."
+            )
         prior = learn_prior([y], size=size, sigma=sigma, seed=seed)
     if prior.means.shape[1] != channels * size**2:
         raise UserError(

@@ -53,10 +53,11 @@ def selected(
     tolerance: float,
     rng: Rng,
 ) -> tuple[Mixture, Prior]:
-    """The best of mixtures of 1, 2, 3, ... `most` components, each from `restarts` starts, and its prior. All are tried: the
-    criterion can rise for long before it falls, as that of clusters at the corners of a cube does until each has its own."""
+    """The best of mixtures of 1, 2, 3, ... `most` components (or a tenth of the rows), each from `restarts` starts, and its
+    prior. All are tried: the criterion can rise for long before it falls, as that of clusters at the corners of a cube
+    does until each has its own."""
     best: tuple[float, Mixture, Prior] | None = None
-    for components in range(1, min(most, len(x)) + 1):
+    for components in range(1, min(most, em.supported(len(x))) + 1):
         begun, prior = em.start(x, components, covariance, floor, shrinkage, restarts, rng)
         mixture, likelihood = em.run(x, begun, prior, covariance, floor, PASSES, tolerance)
         score = price(criterion, len(x)) * free_numbers(components, x.shape[1], covariance) - 2 * likelihood

@@ -26,6 +26,7 @@ from pushforward.randomness import Rng, SampleRng, as_rng
 EVALUATION_SEED = 0x1A3
 MIXTURE = 64  # sets of attributes that a density without them is a mixture over
 EMBEDDING = 64  # numbers that a condition becomes
+LAST_WARMTH = 0.5  # a warm-up is over by this part of the run at the latest: most of a short one is under the full beta
 
 
 class Variational(nn.Module):
@@ -35,11 +36,12 @@ class Variational(nn.Module):
         spec: what a datum is.
         likelihood_name, binarise, sigma: what the decoder's output means, as `VAE` explains them.
         objective: the bound to climb.
-        beta_warmup: updates over which the weight of the KL grows from 0.
+        beta_warmup: updates over which the weight of the KL grows from 0; half of the run where that is shorter.
         condition_dropout: rate at which conditions are hidden in training.
     """
 
     noise_size: int  # numbers of a code
+    unit_name: str | None = None  # what a latent unit is called in the log, where each is told by itself
     learning_rate: float
 
     def __init__(
@@ -94,7 +96,9 @@ class Variational(nn.Module):
         embedding = self.embed(batch.condition, rows, self.embed.hidden(rows, self.condition_dropout, rng))
         x = binary(batch.x, rng.rand_like(batch.x)) if self.binarise else batch.x
         # validation is under the full beta, or its figures would not compare with each other
-        warmth = min(1.0, batch.step / self.beta_warmup) if self.beta_warmup and self.training else 1.0
+        warmth = 1.0
+        if self.beta_warmup and self.training:
+            warmth = min(1.0, max(batch.step / self.beta_warmup, batch.progress / LAST_WARMTH))
         return self.objective(self, x, rng, embedding, warmth, self._log_det(batch.x))
 
     def _log_det(self, x: Tensor) -> float | Tensor:

@@ -33,11 +33,13 @@ from pushforward.randomness import Rng, normals
 WEAK = 0.01  # nats on average over data: a unit with less says nothing
 
 
-@runtime_checkable
+@runtime_checkable  # the tests check types as they run
 class LatentVariableModel(Protocol):
-    """What the bounds ask of a model. `noise_size`: numbers of noise a draw of z takes."""
+    """What the bounds ask of a model. `noise_size`: numbers of noise a draw of z takes. `unit_name`: what a unit is called in
+    the log, where the KL of each is to be told there."""
 
     noise_size: int
+    unit_name: str | None
 
     def weigh(self, x: Tensor, noise: Tensor, embedding: Tensor | None, closed: bool = False) -> tuple[Tensor, Tensor]:
         """Draws z from `noise` (B, K, noise_size); gives log p(x | z), (B, K), and log q(z | x) - log p(z) by unit, (B, K, U).
@@ -65,8 +67,8 @@ class Elbo:
 
     free_bits: nats that each unit may use without paying for them, on average over the data that the loss sees at a time: with
     micro-batches or several processes each has its own floor, and their mean is at least that of the whole batch. Terms, in
-    nats per datum: reconstruction (log p(x | z)), kl, elbo (their difference whatever beta and free_bits are), and
-    active_units, the units whose KL in the batch is more than 0.01 nats. `log_det` (its mean over the data) is added to the
+    nats per datum: reconstruction (log p(x | z)), kl, elbo (their difference whatever beta and free_bits are), and those of
+    `use`. `log_det` (its mean over the data) is added to the
     terms that are log-likelihoods, so that they are those of the data in their own units.
     """
 
@@ -91,8 +93,7 @@ class Elbo:
         paid = of_units.clamp(min=self.free_bits).sum() if self.free_bits else kl
         with torch.no_grad():
             elbo = reconstruction - kl + log_det
-            active = (of_units > WEAK).sum().to(kl.dtype)
-            terms = {"elbo": elbo, "reconstruction": reconstruction + log_det, "kl": kl.detach(), "active_units": active}
+            terms = {"elbo": elbo, "reconstruction": reconstruction + log_det, "kl": kl.detach(), **use(model, of_units)}
         return Loss(self.beta * warmth * paid - reconstruction, terms)
 
 
@@ -117,9 +118,17 @@ class ImportanceWeighted:
         weights = likelihood - ratio.sum(-1)
         bound = log_mean_exp(weights).mean()
         with torch.no_grad():
-            active = (ratio.mean((0, 1)) > WEAK).sum().to(bound.dtype)
-            terms = {"bound": bound + log_det, "elbo": weights.mean() + log_det, "active_units": active}
+            terms = {"bound": bound + log_det, "elbo": weights.mean() + log_det, **use(model, ratio.mean((0, 1)))}
         return Loss(-bound, terms)
+
+
+def use(model: LatentVariableModel, of_units: Float[Tensor, " u"]) -> dict[str, Tensor]:
+    """How the units are used in a batch, from the KL of each: active_units, those with more than 0.01 nats, kl_per_unit, their
+    mean and, of a model that names its units, each by itself."""
+    terms = {"active_units": (of_units > WEAK).sum().to(of_units.dtype), "kl_per_unit": of_units.mean()}
+    if model.unit_name is not None:
+        terms |= {f"kl_{model.unit_name}_{i + 1}": value for i, value in enumerate(of_units.unbind())}
+    return terms
 
 
 def objective(name: str, beta: float, draws: int, beta_warmup: int, free_bits: float) -> Elbo | ImportanceWeighted:

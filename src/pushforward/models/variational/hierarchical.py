@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from pushforward.data.spec import DataSpec
 from pushforward.distributions import likelihoods
 from pushforward.distributions.likelihoods import Sigma, fixed_binary, soft_clamp, wide
-from pushforward.errors import UserError
+from pushforward.errors import UserError, nearest
 from pushforward.models.contract import device_of
 from pushforward.models.variational import elbo
 from pushforward.models.variational.base import EVALUATION_SEED, Variational
@@ -143,15 +143,17 @@ class HierarchicalVAE(Variational):
         likelihood: What the decoder's output means, as in `vae`: auto, bernoulli, gaussian, logistic, categorical.
         binarise: Of the bernoulli likelihood: draw black and white images from the grey levels anew at each update.
         beta: Weight of the KL.
-        beta_warmup: Updates over which that weight grows from 0; deep levels stay in use more often with it. With
-            posterior="precision" and 0 (so under iwae) all levels may fall silent for good: what the features say is weighed
-            with its share of the precision, and so is its gradient.
+        beta_warmup: Updates over which that weight grows from 0; None: 500 (under iwae, which has no KL, 0). Deep levels stay
+            in use more often with it. With posterior="precision" and 0 all levels may fall silent for good: what the features
+            say is weighed with its share of the precision, and so is its gradient.
         free_bits: Nats that each level may use without paying for them.
         draws: Draws of z per datum and update.
         objective: elbo, or iwae (the importance-weighted bound with `draws` draws).
         sigma: Of the gaussian likelihood: a number, learned, global, column or pixel.
         condition_dropout: Rate at which conditions are hidden in training, which teaches what to do without one.
     """
+
+    unit_name: str | None = "level"
 
     def __init__(
         self,
@@ -164,15 +166,17 @@ class HierarchicalVAE(Variational):
         likelihood: likelihoods.Name = "auto",
         binarise: bool = False,
         beta: float = 1.0,
-        beta_warmup: int = 500,
+        beta_warmup: int | None = None,
         free_bits: float = 0.0,
         draws: int = 1,
         objective: Literal["elbo", "iwae"] = "elbo",
         sigma: Sigma | float = "learned",
         condition_dropout: float = 0.1,
     ):
-        if objective == "iwae":
-            beta_warmup = 0
+        if posterior not in ("shared", "precision"):
+            raise UserError(f"posterior={posterior!r} was given; {nearest(posterior, ('shared', 'precision'))}")
+        if beta_warmup is None:
+            beta_warmup = 0 if objective == "iwae" else 500
         bound = elbo.objective(objective, beta, draws, beta_warmup, free_bits)
         super().__init__(spec, likelihood, binarise, sigma, bound, beta_warmup, condition_dropout)
         if levels < 1:

@@ -21,9 +21,10 @@ Ramesh et al. 2021, arXiv:2102.12092; Mentzer et al. 2023, arXiv:2309.15505.
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Iterable
-from typing import Literal, cast, get_args
+from typing import Literal, cast
 
 import torch
 from jaxtyping import Float, Int
@@ -53,6 +54,12 @@ from pushforward.randomness import Rng, as_rng
 
 Kind = Literal["ema", "gradient", "gumbel", "fsq"]
 
+HAS: dict[str, tuple[str, ...]] = {  # which settings a quantiser has
+    "ema": ("codes", "code_dim", "beta", "decay", "restart", "normalise"),
+    "gradient": ("codes", "code_dim", "beta", "decay", "restart", "normalise"),
+    "gumbel": ("codes", "code_dim", "beta"),
+    "fsq": ("levels",),
+}
 FOLLOW = 0.99  # what an update leaves of the counts that follow the training
 CHUNK = 128  # data encoded at a time when codes are counted
 
@@ -60,13 +67,18 @@ CHUNK = 128  # data encoded at a time when codes are counted
 def make_quantiser(
     kind: Kind, codes: int, code_dim: int, levels: tuple[int, ...], beta: float, decay: float, restart: float, normalise: bool
 ) -> Quantiser:
-    """The quantiser of this name."""
+    """The quantiser of this name. Raises UserError for an unknown one, and for what is asked of it that it does not have."""
+    given = dict(codes=codes, code_dim=code_dim, levels=levels, beta=beta, decay=decay, restart=restart, normalise=normalise)
+    if kind not in HAS:
+        raise UserError(f"quantiser={kind!r} was given; {nearest(str(kind), HAS)}")
+    usual = inspect.signature(VQVAE).parameters
+    for name, value in given.items():
+        if name not in HAS[kind] and value != usual[name].default:
+            raise UserError(f"{name}={value} was given with quantiser={kind!r}, which has {', '.join(HAS[kind])}.")
     if kind == "fsq":
         return FiniteScalarQuantiser(levels)
     if kind == "gumbel":
         return GumbelQuantiser(codes, code_dim, beta=beta)
-    if kind not in get_args(Kind):
-        raise UserError(f"quantiser={kind!r} was given; {nearest(str(kind), get_args(Kind))}")
     options = dict(beta=beta, decay=decay, restart=restart)
     return VectorQuantiser(codes, code_dim, moving=kind == "ema", normalise=normalise, **options)
 

@@ -35,7 +35,7 @@ from pushforward.nets.conv import ConvDecoder, ConvEncoder
 from pushforward.nets.mlp import Flat
 from pushforward.randomness import Rng, SampleRng
 
-MOVES = 0.01  # an active unit's posterior mean has more variance than this over data (Burda et al. 2016)
+MOVES = 0.01  # a moving unit's posterior mean has more variance than this over data (Burda et al. 2016: "active")
 SHOWN = 16  # latent units whose KL `diagnose` gives one by one
 
 
@@ -56,7 +56,7 @@ class VAE(Variational):
         activation: Of the mlp: silu, tanh, relu, gelu, softplus or leaky-relu.
         dropout: Rate at which hidden units are dropped; None: 0.1 for the mlp on images, else 0.
         beta: Weight of the KL (1: a bound on the likelihood; more: fewer and more independent latents).
-        beta_warmup: Updates over which that weight grows from 0.
+        beta_warmup: Updates over which that weight grows from 0; half of the run where that is shorter.
         free_bits: Nats that each latent unit may use without paying for them, so that none is switched off early.
         draws: Draws of z per datum and update.
         objective: elbo, or iwae (the importance-weighted bound with `draws` draws).
@@ -68,6 +68,8 @@ class VAE(Variational):
         decoder: Your own module z (B, latent_dim) -> (B, k, *shape) in any shape, k numbers per number of x
             (`likelihood.channels`: 2 for logistic and sigma="pixel", else 1); second argument likewise.
     """
+
+    started: Tensor
 
     def __init__(
         self,
@@ -119,6 +121,7 @@ class VAE(Variational):
             self.encoder = encoder or Flat(spec.dimensions + beside, said, *layers)
             self.decoder = decoder or Flat(latent_dim + beside, outputs * spec.dimensions, *layers)
             self.begins = decoder is None and isinstance(self.likelihood, Bernoulli)
+        self.register_buffer("started", torch.zeros((), dtype=torch.bool))
 
     def players(self) -> list[Player]:
         """Encoder and decoder together; before their first update an mlp that says black or white is told the mean image."""
@@ -127,12 +130,15 @@ class VAE(Variational):
     def begin(self, batches: Iterable[Batch], rng: Rng) -> Update:
         """Lets the decoder's last bias say the mean of the data: black borders are then black from the first update, not after
         thousands in which they drown what there is to see. MNIST's nats after 12 000 updates are 92 with it, 96 without."""
+        if self.started:  # a trained model, trained further
+            return Update({}, finished=True)
         white, count = torch.zeros(self.spec.shape, device=device_of(self)), 0
         for batch in batches:
             white += (batch.x + 1).sum(0) / 2
             count += len(batch)
         assert isinstance(self.decoder, Flat)
         self.decoder.leave.bias.copy_(torch.logit(white / count, eps=1e-3).flatten())
+        self.started.fill_(True)
         return Update({}, finished=True)
 
     def infer(self, x: Float[Tensor, "b *shape"], embedding: Float[Tensor, "b e"] | None) -> Float[Tensor, "b o"]:
@@ -176,15 +182,16 @@ class VAE(Variational):
     def diagnose(self, x: Float[Tensor, "b *shape"], *, condition: Tensor | None = None) -> dict[str, float]:
         """How the latent units are used by data x, at least a hundred or so: which have collapsed onto the prior.
 
-        active_units of units: those whose posterior mean varies over x by more than 0.01 (Burda et al. 2016). kl: nats that all
-        of them say of a datum, kl_per_unit: on average over the units; kl_of_unit_i: of each, the largest 16 first.
+        active_units of units: those that say more than 0.01 nats of a datum; moving_units: those whose posterior mean has a
+        variance above 0.01 over x (the measure of Burda et al. 2016). kl: nats that all of them say of a datum, kl_per_unit: on
+        average over the units; kl_of_unit_i: of each, the largest 16 first.
         """
         embedding = self.embed(condition, len(x))
         x = fixed_binary(x, EVALUATION_SEED) if self.binarise else x
         with torch.no_grad():
             moves = self.posterior.mean(self.infer(x, embedding)).var(0, correction=0) > MOVES
             said = elbo.use_of_units(self, x, SampleRng(EVALUATION_SEED, device=device_of(self)), embedding, 16)
-        figures = {"active_units": float(moves.sum()), "units": float(self.latent_dim)}
-        figures |= {"kl": float(said.sum()), "kl_per_unit": float(said.mean())}
+        figures = {"active_units": float((said > elbo.WEAK).sum()), "units": float(self.latent_dim)}
+        figures |= {"moving_units": float(moves.sum()), "kl": float(said.sum()), "kl_per_unit": float(said.mean())}
         largest = said.argsort(descending=True)[:SHOWN].tolist()
         return figures | {f"kl_of_unit_{i}": float(said[i]) for i in largest}
