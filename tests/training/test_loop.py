@@ -292,6 +292,13 @@ def test_patience_keeps_the_buffers_of_then(tmp_path):
     assert run.model.updates == run.result["best_validation"][1] == run.result["steps"] - 15
 
 
+def test_a_closed_form_sees_all_data_at_each_step(tmp_path):
+    data = points()
+    run = train("gmm", data, steps=3, out=str(tmp_path / "a"), **QUICK)
+    assert run.result["examples"] == run.result["steps"] * len(data.train)
+    assert run.history[-1]["epoch"] == run.result["steps"]
+
+
 def test_history_and_record(tmp_path):
     data = points()
     run = train(build(Denoiser, data), data, steps=120, out=str(tmp_path / "a"), **{**QUICK, "tensorboard": True})

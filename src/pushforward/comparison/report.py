@@ -237,10 +237,10 @@ def _training(record: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("updates", _count(result.get("steps"))),
         ("examples seen", _count(result.get("examples"))),
         ("time", duration(result["seconds"]) if isinstance(result.get("seconds"), (int, float)) else ""),
-        ("parameters", _count(result.get("parameters"))),
+        ("parameters", _count(result.get("parameters") or None)),
         ("precision", result.get("precision")),
     ]
-    shown = ("batch_size", "learning_rate", "seed")
+    shown = ("batch_size", "learning_rate", "seed") if result.get("parameters") else ("seed",)  # a closed form sees all data
     rows += [(key.replace("_", " "), training[key]) for key in shown if training.get(key) is not None]
     settings = _mapping(_mapping(record.get("model")).get("settings"))
     rows.append(("model", ", ".join(f"{key} = {value}" for key, value in settings.items())))

@@ -158,10 +158,6 @@ class Batches:
     def global_size(self) -> int:
         return self.batch_size * self.world
 
-    def epoch(self, step: int) -> float:
-        """How many times the whole split has been seen after `step` updates."""
-        return step * self.global_size / len(self.split)
-
     def _permutation(self, epoch: int) -> Tensor:
         if self._order is None or self._order[0] != epoch:
             generator = torch.Generator().manual_seed(mix(self.seed, 0xDA7A, epoch))
@@ -199,15 +195,19 @@ class Batches:
         rng = self._dequantiser(mix(self.seed, 0xDE, step)) if self.dequantise else None
         return self._batch(index, codes, condition, rng)
 
+    @property
+    def whole(self) -> int:
+        """The data of a pass: all of them, or the first 100,000 of those without an end."""
+        return len(self.split) if len(self.split) < STREAM else 100_000
+
     def passes(self, chunk: int = 8192) -> Iterator[Batch]:
         """The whole split once, in order, in chunks: what closed-form and EM players learn from.
 
         Dequantisation noise is the same in every pass, so that EM sees one fixed data set; every process sees it all, and
         so all of them arrive at the same model.
         """
-        length = min(len(self.split), 100_000 if len(self.split) >= STREAM else len(self.split))
-        for number, start in enumerate(range(0, length, chunk)):
-            index = torch.arange(start, min(start + chunk, length))
+        for number, start in enumerate(range(0, self.whole, chunk)):
+            index = torch.arange(start, min(start + chunk, self.whole))
             rng = None
             if self.dequantise:
                 generator = torch.Generator(self.device).manual_seed(mix(self.seed, 0xDE0, number))

@@ -203,12 +203,13 @@ class Loop:
 
     @property
     def seen(self) -> int:
-        """Examples seen so far, over all processes: a step takes as many batches as its most active player."""
+        """Examples seen so far, over all processes: a step takes as many batches as its most active player, or all data where
+        the players learn in closed form."""
         return self.step * self.examples_per_step
 
     @property
     def examples_per_step(self) -> int:
-        return self.repeats * self.batches.global_size
+        return self.repeats * self.batches.global_size if self.turns else self.batches.whole
 
     def _one_step(self, window: Window) -> None:
         fetched: dict[int, Batch] = {}
@@ -411,7 +412,7 @@ class Loop:
         row: dict[str, Any] = {
             "step": self.step,
             "seconds": round(self.elapsed, 3),
-            "epoch": round(self.batches.epoch(self.step * self.repeats), 4),
+            "epoch": round(self.seen / len(self.batches.split), 4),
             "steps_per_second": round(rate, 3),
             **terms,
         }
