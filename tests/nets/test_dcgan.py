@@ -60,3 +60,15 @@ def test_channels_stop_at_eight_times_the_width():
 def test_a_size_that_cannot_be_made_names_the_nearest(size, able):
     with pytest.raises(UserError, match=f"{size[0]}x{size[1]}.*resize to {able}"):
         sizes(*size)
+
+
+@pytest.mark.parametrize("norm", ["batch", "layer", "none"])
+def test_a_critic_without_batch_norm_judges_each_image_by_itself(norm):
+    """In training: the first image's logit stays when the others change, unless norms look at the batch."""
+    torch.manual_seed(0)
+    critic = DCGANCritic((1, 16, 16), width=8, norm=norm).train()
+    x = torch.randn(6, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+    y = torch.cat([x[:1], 3 * x[1:]])
+    with torch.no_grad():
+        moved = (critic(x)[0] - critic(y)[0]).abs()
+    assert (moved > 1e-3) if norm == "batch" else (moved < 1e-5)

@@ -59,6 +59,13 @@ def initialise(network: nn.Module) -> None:
             nn.init.zeros_(module.bias)
 
 
+def normalisation(name: str, channels: int) -> nn.Module:
+    """Of maps (B, channels, H, W): "batch", "layer" or "none"."""
+    if name == "none":
+        return nn.Identity()
+    return nn.GroupNorm(1, channels) if name == "layer" else nn.BatchNorm2d(channels, momentum=MOMENTUM)
+
+
 class DCGANGenerator(nn.Module):
     """z (B, latent_dim), embedding (B, embedding) or None -> images (B, C, H, W) in [-1, 1].
 
@@ -97,18 +104,19 @@ class DCGANCritic(nn.Module):
     Args:
         shape: (C, H, W) of an image; width: channels after the first convolution; embedding: width of the condition's
             vector (0: none). It shifts every channel after the first convolution: what concatenating it to the image as
-            constant planes comes to, for a fraction of the work.
+            constant planes comes to, for a fraction of the work. norm: "batch" as in the paper, or "layer" (each image by
+            itself, all channels together) or "none", where the critic is to judge each image whatever is beside it.
     """
 
-    def __init__(self, shape: tuple[int, ...], width: int = 64, embedding: int = 0):
+    def __init__(self, shape: tuple[int, ...], width: int = 64, embedding: int = 0, norm: str = "batch"):
         super().__init__()
         self.plan = sizes(*shape[1:])
         channels = [shape[0], *(width * min(2**level, 8) for level in range(len(self.plan) - 1))]
         self.downs = nn.ModuleList(
-            nn.Conv2d(fine, coarse, 4, stride=2, padding=1, bias=level == 0)
+            nn.Conv2d(fine, coarse, 4, stride=2, padding=1, bias=level == 0 or norm == "none")
             for level, (fine, coarse) in enumerate(pairwise(channels))
         )
-        self.norms = nn.ModuleList([nn.Identity(), *(nn.BatchNorm2d(c, momentum=MOMENTUM) for c in channels[2:])])
+        self.norms = nn.ModuleList([nn.Identity(), *(normalisation(norm, c) for c in channels[2:])])
         self.shift = nn.Linear(embedding, channels[1], bias=False) if embedding else None
         height, breadth = self.plan[-1]
         self.leave = nn.Linear(channels[-1] * height * breadth, 1)

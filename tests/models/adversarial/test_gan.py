@@ -339,3 +339,18 @@ def test_an_mlp_generator_starts_as_wide_as_the_data():
     x = model.sample(500, generator=0)
     assert x.square().mean().item() == pytest.approx(2, rel=0.3)
     assert x.std(0).mean() > 0.7
+
+
+def norms_of(model):
+    return [type(m).__name__ for m in model.critic.modules() if isinstance(m, (torch.nn.BatchNorm2d, torch.nn.GroupNorm))]
+
+
+def test_a_penalty_on_single_slopes_takes_a_critic_without_batch_norm():
+    spec = DataSpec("image", (1, 16, 16), levels=256)
+    assert set(norms_of(GAN(spec, width=8))) == {"BatchNorm2d"}
+    assert set(norms_of(GAN(spec, width=8, penalties={"gradient-penalty": 10.0}))) == {"GroupNorm"}
+    assert norms_of(GAN(spec, width=8, critic_norm="none")) == []
+    with pytest.raises(UserError, match="slope of each datum by itself"):
+        GAN(spec, width=8, penalties={"dragan": 1.0}, critic_norm="batch")
+    with pytest.raises(UserError, match="whose critic has no norms"):
+        GAN(spec, network="mlp", critic_norm="layer")

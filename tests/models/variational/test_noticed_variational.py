@@ -186,6 +186,7 @@ def test_the_reconstruction_teaches_the_top_by_both_of_its_ways(quantiser):
 
     first, second = pull(True, False), pull(False, True)
     assert first.abs().max() > 1e-5 and second.abs().max() > 1e-5
-    torch.testing.assert_close(pull(True, True), first + second, rtol=1e-3, atol=1e-6)
+    # as vectors: single entries are sums that nearly cancel, in float32 and in an order that depends on the threads
+    assert (pull(True, True) - (first + second)).norm() < 1e-4 * (first + second).norm()
     whole = torch.autograd.grad(model.loss(Batch(x), stream()).total, weights)
-    torch.testing.assert_close(torch.cat([part.flatten() for part in whole]), first + second, rtol=1e-3, atol=1e-6)
+    assert (torch.cat([part.flatten() for part in whole]) - (first + second)).norm() < 1e-4 * (first + second).norm()

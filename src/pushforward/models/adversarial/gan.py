@@ -72,6 +72,8 @@ class GAN(nn.Module):
         penalties: on the critic's slope, name -> weight or name -> {weight, every}: with every = 16 it is taken at each 16th
             step, 16 times as heavy. Names: r1, r2, gradient-penalty, one-sided-penalty, zero-centred, dragan; {}: none;
             None: {r1: 0.5} for images, else {r1: 0.01}.
+        critic_norm: of dcgan's critic: "batch" (as in its paper), "layer", "none", or "auto": layer where a penalty speaks of
+            the slope of one datum alone (all but r1), which a critic with batch norm does not have, else batch.
         weight_clip: the critic's weights are held within +- this after each of its updates (WGAN: 0.01); None: not at all.
         learning_rate: of the generator; None: 5e-4 for images, else 1e-3.
         critic_learning_rate: of the critic; None: the generator's.
@@ -92,6 +94,7 @@ class GAN(nn.Module):
         width: int = 32,
         critic_steps: int = 1,
         penalties: dict[str, float | dict[str, float]] | None = None,
+        critic_norm: Literal["auto", "batch", "layer", "none"] = "auto",
         weight_clip: float | None = None,
         learning_rate: float | None = None,
         critic_learning_rate: float | None = None,
@@ -131,6 +134,7 @@ class GAN(nn.Module):
             raise UserError(f"network='dcgan' makes images, and '{spec.name}' holds {spec.kind}; take network='mlp'.")
         if network == "auto":
             network = "dcgan" if spec.planar and min(spec.shape[1:]) >= SMALLEST else "mlp"
+        norm = self._chosen_norm(critic_norm, network)
         if generator_network is None:
             generator_network = (
                 DCGANGenerator(spec.shape, latent_dim, width, embedding, bounded=image)
@@ -139,9 +143,26 @@ class GAN(nn.Module):
             )
         if critic_network is None:
             critic_network = (
-                DCGANCritic(spec.shape, width, embedding) if network == "dcgan" else MLPCritic(spec.shape, 8 * width, embedding)
+                DCGANCritic(spec.shape, width, embedding, norm)
+                if network == "dcgan"
+                else MLPCritic(spec.shape, 8 * width, embedding)
             )
         self.generator, self.critic = generator_network, critic_network
+
+    def _chosen_norm(self, asked: str, network: str) -> str:
+        alone = [penalty.name for penalty in self.penalties if penalty.name != "r1"]
+        if asked == "auto":
+            return "layer" if alone else "batch"
+        if network != "dcgan":
+            raise UserError(
+                f"critic_norm='{asked}' was given with network='{network}', whose critic has no norms; leave it away."
+            )
+        if asked == "batch" and alone:
+            raise UserError(
+                f"penalties on {alone[0]} speak of the slope of each datum by itself, which a critic with critic_norm='batch' "
+                "does not have; take 'layer' or 'none'."
+            )
+        return asked
 
     def players(self) -> list[Player]:
         """The critic's turn, that of each penalty which has an interval, and the generator's."""
