@@ -17,7 +17,8 @@ class TrainingSettings:
         out: the run directory; by default runs/MODEL-DATA, with a number behind where that is taken.
         steps: how many steps. A step is one turn of every player.
         epochs: how many times to see the training set (instead of steps).
-        budget: how long to train: "90s", "5m", "1h30m". With steps too, whichever ends first.
+        budget: how long to train: "90s", "5m", "1h30m"; loading before and measuring after it come on top. With steps too,
+            whichever ends first.
         batch_size: data an update and process; "auto" finds the largest that still pays and fits in memory.
         seed: of the weights, the order of the data and all noise.
         device: "auto", "cpu", "cuda", "cuda:1", "mps".

@@ -60,6 +60,7 @@ CASES = {
     "u-net": {"network": "unet", "spec": DataSpec("image", (3, 17, 9), Condition("class", 2), levels=256)},
     "no pool, no identity": {"pool": 0, "identity": 0},
     "centred": {"objective": "least-squares-centred"},
+    "logits": {"objective": "non-saturating"},
 }
 
 

@@ -63,7 +63,7 @@ class Objective:
     lipschitz: bool = False
 
 
-def cross_entropy(real: Float[Tensor, "*b"], fake: Float[Tensor, "*b"]) -> Float[Tensor, ""]:
+def cross_entropy(real: Float[Tensor, "*r"], fake: Float[Tensor, "*f"]) -> Float[Tensor, ""]:
     """-V: the critic's -E_real[log D] - E_fake[log(1 - D)] in nats; log 4 where it cannot tell real from fake."""
     return softplus(-real.float()).mean() + softplus(fake.float()).mean()
 
@@ -93,12 +93,12 @@ def relativistic_generator(real: Float[Tensor, "*b"], fake: Float[Tensor, "*b"])
     return softplus(real.float() - fake.float()).mean()
 
 
-def hinge_critic(real: Float[Tensor, "*b"], fake: Float[Tensor, "*b"]) -> Float[Tensor, ""]:
+def hinge_critic(real: Float[Tensor, "*r"], fake: Float[Tensor, "*f"]) -> Float[Tensor, ""]:
     """Real outputs are to be above 1, fake ones below -1."""
     return relu(1 - real.float()).mean() + relu(1 + fake.float()).mean()
 
 
-def wasserstein_critic(real: Float[Tensor, "*b"], fake: Float[Tensor, "*b"]) -> Float[Tensor, ""]:
+def wasserstein_critic(real: Float[Tensor, "*r"], fake: Float[Tensor, "*f"]) -> Float[Tensor, ""]:
     """Minus the difference of the means: -W1 for the best critic of slope 1."""
     return fake.float().mean() - real.float().mean()
 
