@@ -83,6 +83,29 @@ def test_trains_samples_saves_loads(name, kind, tmp_path):
         assert found.value.shape == (4,) and found.value.isfinite().all()
 
 
+@pytest.mark.parametrize("name", ["autoencoder", "denoising-autoencoder", "glo", "swae", "vae", "iwae", "iaf-vae", "vq-vae"])
+def test_codes_larger_than_the_data_are_no_mistake(name, tmp_path):
+    """Nine numbers for a point of two: it trains, samples and gives back what it can; only a linear one refuses, in words."""
+    data = pf.load_data(data_of("point", tmp_path).train.fetch(torch.arange(200))[0].numpy())
+    size = {"positions": 9} if name == "vq-vae" else {"latent_dim": 9}
+    run = pf.train(pf.create(name, data.spec, **size, **small(name)), data, out=str(tmp_path / "run"), **QUICK)
+    assert run.sample_codes(5, seed=0).isfinite().all()
+    assert np.isfinite(np.asarray(run.reconstruct(run.sample_codes(5, seed=0)))).all()
+
+
+def test_sizes_of_nothing_are_refused():
+    data = pf.load_data("digits")
+    for setting, said in (
+        ({"latent_dim": 0}, "latent_dim = 0 was given; it is at least 1"),
+        ({"width": 0}, "width = 0 was given"),
+        ({"dropout": 1.0}, "a rate, at least 0 and below 1"),
+        ({"condition_dropout": 2.0}, "a rate, at least 0 and below 1"),
+        ({"condition_dropout": -0.5}, "a rate, at least 0 and below 1"),
+    ):
+        with pytest.raises(pf.UserError, match=said):
+            pf.create("vae", data.spec, **setting)
+
+
 def test_an_unknown_setting_names_the_nearest():
     data = pf.load_data("digits")
     with pytest.raises(pf.UserError, match="no setting 'latentdim'; did you mean latent_dim"):
