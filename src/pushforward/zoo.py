@@ -198,7 +198,7 @@ ZOO: dict[str, Method] = {
     ),
     "vq-vae-2": Method(
         "variational",
-        "variational.quantised:VQVAE2",
+        "variational.vq_vae_2:VQVAE2",
         "VQ-VAE-2: two grids of integer codes, coarse and fine",
         "Razavi et al. 2019, arXiv:1906.00446",
         ("image", "field"),

@@ -9,7 +9,8 @@ from PIL import Image
 from pushforward import UserError, load
 from pushforward.artefacts import read_recipe
 from pushforward.cli import main
-from pushforward.cli.editing import items, offered, some_of
+from pushforward.cli.edit import offered
+from pushforward.cli.editing import items, some_of
 from pushforward.cli.interpolate import pairs, partners
 from pushforward.data.batches import ArraySplit
 from pushforward.data.spec import Condition

@@ -29,7 +29,8 @@ def run(argv: Sequence[str]) -> None:
     built.add_argument("--label", type=str | None, default=None, help="the column of that data that is a class")
     given, loaded = begin(built, "edit", argv)
     if given["attribute"] is None:
-        raise UserError("which attribute? Give --attribute NAME.")
+        elsewhere = any(given[key] for key in ("data", "label", "attributes"))
+        raise UserError(f"which attribute? Give --attribute NAME{'' if elsewhere else offered(loaded.spec.condition)}.")
     asked = _numbers(given["strengths"])
     import torch
 
@@ -65,6 +66,15 @@ def run(argv: Sequence[str]) -> None:
     values = torch.cat([codes[:, None].to(values.dtype), values], 1)
     labels = ["datum", *[names.get(strength, f"{strength:+g}") for strength in strengths]]
     print(write_states(loaded, "edit", given, values, row_labels=[f"{i}" for i in numbers], column_labels=labels))
+
+
+def offered(known: Any) -> str:
+    """The classes or attributes of a run, ten at most, to end a sentence; nothing where it has none."""
+    if known is None or known.kind not in ("class", "attributes"):
+        return ""
+    names = list(known.names) or [str(k) for k in range(known.size)]
+    more = f" and {len(names) - 10} more" if len(names) > 10 else ""
+    return f"; the {'classes' if known.kind == 'class' else 'attributes'} are {', '.join(names[:10])}{more}"
 
 
 def _numbers(words: str) -> list[float]:

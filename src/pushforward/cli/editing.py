@@ -40,19 +40,7 @@ def begin(built: Parser, verb: str, argv: Sequence[str]) -> tuple[dict[str, Any]
     read_record(Path(words[0]))
     from pushforward.training.opening import load
 
-    loaded = load(words[0], device=given["device"])
-    if given.get("attribute", "") is None and not any(given[key] for key in ("data", "label", "attributes")):
-        raise UserError(f"which attribute? Give --attribute NAME{offered(loaded.spec.condition)}.")
-    return given, loaded
-
-
-def offered(known: Any) -> str:
-    """The classes or attributes of a run, ten at most, to end a sentence; nothing where it has none."""
-    if known is None or known.kind not in ("class", "attributes"):
-        return ""
-    names = list(known.names) or [str(k) for k in range(known.size)]
-    more = f" and {len(names) - 10} more" if len(names) > 10 else ""
-    return f"; the {'classes' if known.kind == 'class' else 'attributes'} are {', '.join(names[:10])}{more}"
+    return given, load(words[0], device=given["device"])
 
 
 @dataclass

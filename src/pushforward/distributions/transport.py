@@ -15,17 +15,14 @@ orthogonal rows and activations that sort pairs, which lose no gradient norm (An
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
-from torch.nn.utils.parametrizations import orthogonal
+from torch import Tensor
 
 from pushforward.distributions.divergences import checked_simplex
 from pushforward.errors import UserError
-from pushforward.randomness import Rng, mix, seeded
+from pushforward.randomness import Rng
 
 
 def line_cost(
@@ -244,62 +241,3 @@ def kantorovich_rubinstein(
     if found.status != 0:
         raise UserError(f"the dual has no solution ({found.message.strip()}); are the distances all >= 0 and finite?")
     return torch.tensor(-found.fun, dtype=torch.float64), torch.from_numpy(found.x)
-
-
-class _SortedPairs(nn.Module):
-    """(a, b) -> (min, max) of neighbouring units: 1-Lipschitz, and keeps every gradient's norm (GroupSort with groups of 2)."""
-
-    def forward(self, h: Tensor) -> Tensor:
-        return h.unflatten(-1, (-1, 2)).sort(-1).values.flatten(-2)
-
-
-def lipschitz_critic(dimensions: int, hidden: Sequence[int] = (64, 64, 64), seed: int = 0) -> nn.Sequential:
-    """A network (B, d) -> (B, 1) that is 1-Lipschitz by construction, whatever its parameters are."""
-    with seeded(seed):
-        layers: list[nn.Module] = []
-        for width in hidden:
-            layers += [orthogonal(nn.Linear(dimensions, width), orthogonal_map="cayley"), _SortedPairs()]
-            dimensions = width
-        return nn.Sequential(*layers, orthogonal(nn.Linear(dimensions, 1), orthogonal_map="cayley"))
-
-
-@torch.enable_grad()
-def critic_w1(
-    x: Float[Tensor, "n d"],
-    y: Float[Tensor, "m d"],
-    *,
-    seed: int = 0,
-    hidden: Sequence[int] = (64, 64, 64),
-    steps: int = 600,
-    batch: int = 512,
-    learning_rate: float = 1e-2,
-) -> tuple[float, float, nn.Module]:
-    """W_1 by Kantorovich and Rubinstein's dual: (estimate, its standard error, the critic).
-
-    The critic f is trained on half of the rows; the estimate E f(x) - E f(y) is taken on the other half, where f has nothing
-    learned by heart: in expectation it is a lower bound of the true distance, unlike that of two finite sets. As much too
-    low as the critic is not optimal.
-    """
-    if min(len(x), len(y)) < 4:
-        raise UserError(f"{len(x)} and {len(y)} points were given; a critic needs at least four on each side.")
-    centre = torch.cat([x, y]).mean(0)
-    scale = (torch.cat([x, y]) - centre).square().mean().sqrt().clamp(min=1e-12)  # W_1 scales with the data
-    x, y = (((z - centre) / scale).detach().float() for z in (x, y))
-    critic = lipschitz_critic(x.shape[1], hidden, mix(seed, 0xC717)).to(x.device)
-    generator = torch.Generator(x.device).manual_seed(mix(seed, 0xBA7C))
-    sides = [z[torch.randperm(len(z), generator=generator, device=z.device)] for z in (x, y)]
-    halves = [z[: len(z) // 2] for z in sides]
-    optimiser = torch.optim.Adam(critic.parameters(), learning_rate, betas=(0.5, 0.99))
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
-    for _ in range(steps):
-        a, b = (z[torch.randint(len(z), (batch,), generator=generator, device=z.device)] for z in halves)
-        values = critic(torch.cat([a, b]))
-        loss = values[batch:].mean() - values[:batch].mean()
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        schedule.step()
-    with torch.no_grad():
-        f, g = (critic(z[len(z) // 2 :])[:, 0].double() * scale.double() for z in sides)
-    stderr = (f.var() / len(f) + g.var() / len(g)).sqrt()
-    return float(f.mean() - g.mean()), float(stderr), critic

@@ -191,7 +191,7 @@ class Loop:
             self.average.load(self.best)
             with torch.no_grad():
                 for name, buffer in self.model.named_buffers():
-                    buffer.copy_(self.best.get(f"buffer/{name}", buffer))  # checkpoints of old have none
+                    buffer.copy_(self.best[f"buffer/{name}"])
         self.average._exchange()  # the model keeps the averaged weights
         self.model.eval()
         if outcome.signal != signal.SIGTERM:  # whoever sends it does not wait long; a resumed run takes these turns

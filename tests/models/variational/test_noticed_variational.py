@@ -15,8 +15,9 @@ from pushforward.models.variational.base import EVALUATION_SEED
 from pushforward.models.variational.code_prior import CodePrior
 from pushforward.models.variational.hierarchical import HierarchicalVAE
 from pushforward.models.variational.posteriors import InverseAutoregressive
-from pushforward.models.variational.quantised import FOLLOW, VQVAE, VQVAE2
+from pushforward.models.variational.quantised import FOLLOW, VQVAE
 from pushforward.models.variational.vae import VAE
+from pushforward.models.variational.vq_vae_2 import VQVAE2
 from pushforward.randomness import SampleRng, UpdateRng
 
 GREY = DataSpec("image", (1, 4, 6), levels=17)

@@ -16,7 +16,8 @@ from pushforward.errors import UserError
 from pushforward.models.checking import check_model
 from pushforward.models.contract import capabilities
 from pushforward.models.variational.code_prior import CodePrior
-from pushforward.models.variational.quantised import HAS, VQVAE, VQVAE2
+from pushforward.models.variational.quantised import HAS, VQVAE
+from pushforward.models.variational.vq_vae_2 import VQVAE2
 from pushforward.nets.quantisers import SHARP
 from pushforward.randomness import SampleRng, UpdateRng
 from pushforward.training import checkpoints

@@ -1,4 +1,4 @@
-"""Autoencoders whose codes are integers: VQ-VAE, VQ-VAE-2, the discrete VAE, finite scalar quantisation.
+"""Autoencoders whose codes are integers: VQ-VAE, the discrete VAE, finite scalar quantisation (VQ-VAE-2: `vq_vae_2.py`).
 
 An encoder maps x to a grid of vectors z, a quantiser (`nets/quantisers.py`) each of them to one of K codes, a decoder the
 codes to p(x | codes). With sums over the numbers of a datum the objective is that of the papers,
@@ -9,14 +9,13 @@ codes to p(x | codes). With sums over the numbers of a datum the objective is th
 
 all per number of x. In training dvae's codes are relaxed, mixtures of entries, and its objective bounds nothing; on held-out
 data they are hard draws from q, one a place, so that for beta = 1 the objective's mean is at least -log p(x) of the model with
-uniform codes, per number of x (in the model's units). The others' codes are hard in either. VQ-VAE-2 has two grids: a coarse
-one (top), and a fine one (bottom) whose encoder sees the top's codes.
+uniform codes, per number of x (in the model's units). The others' codes are hard in either.
 
 What is drawn by the model itself comes from tables of its codes (`code_prior.py`) that are counted as it trains, and once more
 with the averaged weights when it has. An image is worth more than that: train a `gpt` on `pf.codes_of(run)`.
 
-van den Oord, Vinyals and Kavukcuoglu 2017, arXiv:1711.00937; Razavi, van den Oord and Vinyals 2019, arXiv:1906.00446;
-Ramesh et al. 2021, arXiv:2102.12092; Mentzer et al. 2023, arXiv:2309.15505.
+van den Oord, Vinyals and Kavukcuoglu 2017, arXiv:1711.00937; Ramesh et al. 2021, arXiv:2102.12092;
+Mentzer et al. 2023, arXiv:2309.15505.
 """
 
 from __future__ import annotations
@@ -340,72 +339,3 @@ class VQVAE(QuantisedAutoencoder):
 
     def output(self, codes: list[Tensor]) -> Float[Tensor, "b k *shape"]:
         return self.decoder(codes[0]).reshape(len(codes[0]), self.likelihood.channels, *self.spec.shape)
-
-
-class VQVAE2(QuantisedAutoencoder):
-    """An autoencoder of images with two grids of codes, the coarse one (top) for what is large, the fine one for the rest.
-
-    `encode` gives (B, L): the top's codes row by row, then the bottom's (`grids` says their sizes).
-
-    Args:
-        spec: What a datum is; it may come in classes, which only the drawing of codes looks at.
-        quantiser: ema, gradient, gumbel or fsq, as of VQVAE.
-        codes: Entries of each of the two codebooks.
-        code_dim: Numbers in an entry.
-        levels: Of fsq: the values that each channel takes.
-        beta: Weight of the commitment; of gumbel that of the KL.
-        decay: Of the moving averages.
-        restart: An entry used less than this part of an even share is put where data are; 0: never.
-        normalise: Entries on the unit sphere, compared by their angle (ema and gradient).
-        halvings: Of an image on the way to its bottom codes, the top has one more; None: 2 for 16 pixels and more, else 1.
-        width: Channels of the networks.
-        depth: Residual blocks of each of them.
-        likelihood: What the decoder's output means: gaussian, logistic, bernoulli, categorical or auto.
-        sigma: Of the gaussian likelihood: a number (0.5: twice the squared error), learned, global, column or pixel.
-    """
-
-    def __init__(
-        self,
-        spec: DataSpec,
-        *,
-        quantiser: Kind = "ema",
-        codes: int = 256,
-        code_dim: int = 32,
-        levels: tuple[int, ...] = (8, 6, 5),
-        beta: float = 0.25,
-        decay: float = 0.99,
-        restart: float = 0.05,
-        normalise: bool = False,
-        halvings: int | None = None,
-        width: int = 64,
-        depth: int = 2,
-        likelihood: likelihoods.Name = "gaussian",
-        sigma: Sigma | float = 0.5,
-    ):
-        if not spec.planar:
-            raise UserError(f"VQ-VAE-2 has two grids of codes, for images; '{spec.name}' holds {spec.kind}: use vq-vae.")
-        halvings = default_halvings(spec) if halvings is None else halvings
-        sizes = grids(spec.shape[1], spec.shape[2], halvings + 1)
-        made = [make_quantiser(quantiser, codes, code_dim, levels, beta, decay, restart, normalise) for _ in range(2)]
-        super().__init__(spec, made, [sizes[-1], sizes[-2]], likelihood, sigma)
-        (top, bottom), (channels, *size) = made, spec.shape
-        inner = (width, *sizes[-2])
-        self.encoder = SpatialEncoder(spec.shape, width, halvings, width, depth)
-        self.to_top = SpatialEncoder(inner, top.inputs, 1, width, depth)
-        self.from_top = SpatialDecoder(top.outputs, inner, 1, width, depth)
-        self.to_bottom = nn.Conv2d(2 * width, bottom.inputs, 1)
-        self.upsample = SpatialDecoder(top.outputs, inner, 1, width, 0)
-        self.decoder = SpatialDecoder(
-            width + bottom.outputs, (self.likelihood.channels * channels, *size), halvings, width, depth
-        )
-
-    def quantise(self, x: Float[Tensor, "b *shape"], rng: Rng | None = None, progress: float = 1.0) -> list[Quantised]:
-        h = self.encoder(x)
-        top = self.quantisers[0](self.to_top(h), rng, progress)
-        bottom = self.quantisers[1](self.to_bottom(torch.cat([h, self.from_top(top.codes)], 1)), rng, progress)
-        return [top, bottom]
-
-    def output(self, codes: list[Tensor]) -> Float[Tensor, "b k *shape"]:
-        top, bottom = codes
-        out = self.decoder(torch.cat([self.upsample(top), bottom], 1))
-        return out.reshape(len(bottom), self.likelihood.channels, *self.spec.shape)
