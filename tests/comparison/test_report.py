@@ -243,7 +243,8 @@ def test_a_comparison(tmp_path):
 
 
 def test_the_pages_accept_a_real_evaluation(tmp_path):
-    from pushforward.evaluation.records import Evaluation, Measure
+    from pushforward.evaluation.records import Evaluation
+    from pushforward.measures.measure import Measure
 
     floors = np.float64(0.5)
     found = Evaluation([Measure("FID", 12.5, 11.0, 14.0, floors, 0.4, 0.6, better="lower", group="fidelity")], {"left_out": []})

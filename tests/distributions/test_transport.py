@@ -20,7 +20,7 @@ from pushforward.distributions.transport import (
     wasserstein_1d,
 )
 from pushforward.errors import UserError
-from pushforward.evaluation.transport import exact_wasserstein
+from pushforward.measures.transport import exact_wasserstein
 from pushforward.randomness import SampleRng
 
 

@@ -20,10 +20,11 @@ from pushforward.data.spec import Column, Condition, DataSpec, Vocabulary
 from pushforward.errors import UserError
 from pushforward.evaluation.cost import cost_measures
 from pushforward.evaluation.evaluate import evaluate
-from pushforward.evaluation.features import feature_space, matrix
 from pushforward.evaluation.likelihood import bits_per_dimension, membership
-from pushforward.evaluation.records import Evaluation, Measure, as_text, figure
+from pushforward.evaluation.records import Evaluation, as_text, figure
 from pushforward.evaluation.sides import sides
+from pushforward.measures.features import feature_space, matrix
+from pushforward.measures.measure import Measure
 from pushforward.models.contract import LogProb
 from pushforward.randomness import mix
 
@@ -56,6 +57,8 @@ class Model(nn.Module):
 
 class MadeUpRun:
     """A run whose samples come from `draw(n, condition, generator)`; its likelihood is uniform over `levels`."""
+
+    best = False
 
     def __init__(self, spec, draw, directory=None, log_prob=None, data=None):
         self.model, self.spec, self.draw, self.directory, self.data = Model(), spec, draw, directory, data
@@ -377,7 +380,7 @@ def test_cost_counts_what_is_fitted_and_ranks_no_effort():
 
 def test_feature_networks_are_fitted_once_and_cached(tmp_path, monkeypatch):
     monkeypatch.setenv("PUSHFORWARD_CACHE", str(tmp_path))
-    monkeypatch.setattr("pushforward.evaluation.features.STEPS", 60)
+    monkeypatch.setattr("pushforward.measures.features.STEPS", 60)
     data, _ = digits(200, 20)
     codes, labels = data.train.codes, data.train.condition
     first = feature_space(DIGITS, codes, labels)
@@ -398,7 +401,7 @@ def test_feature_networks_are_fitted_once_and_cached(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("shape", [(1, 8, 8), (2, 7, 12), (4, 30, 26)])
 def test_encoder_features_of_any_shape(shape, monkeypatch):
-    monkeypatch.setattr("pushforward.evaluation.features.STEPS", 6)
+    monkeypatch.setattr("pushforward.measures.features.STEPS", 6)
     spec = DataSpec("image", shape, levels=256)
     codes = torch.randint(0, 256, (9, *shape), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
     space = feature_space(spec, codes)
@@ -406,7 +409,7 @@ def test_encoder_features_of_any_shape(shape, monkeypatch):
 
 
 def test_attributes_are_labels_too(monkeypatch):
-    monkeypatch.setattr("pushforward.evaluation.features.STEPS", 6)
+    monkeypatch.setattr("pushforward.measures.features.STEPS", 6)
     spec = DataSpec("image", (3, 8, 8), condition=Condition("attributes", 4), levels=256)
     generator = torch.Generator().manual_seed(0)
     codes = torch.randint(0, 256, (9, 3, 8, 8), generator=generator).to(torch.uint8)

@@ -14,7 +14,8 @@ from pushforward.errors import UserError
 from pushforward.evaluation import health
 from pushforward.evaluation.case import Case
 from pushforward.evaluation.evaluate import evaluate
-from pushforward.evaluation.records import Evaluation, Measure
+from pushforward.evaluation.records import Evaluation
+from pushforward.measures.measure import Measure
 from pushforward.models.contract import LogProb
 
 RNG = np.random.default_rng(0)
@@ -116,6 +117,8 @@ class WithCodes(Model):
 
 class MadeUpRun:
     """Unconditional: draws rows of `source`."""
+
+    best = False
 
     def __init__(self, source, model=None, spec=SPEC, directory=None):
         self.model, self.source, self.spec, self.directory, self.result = model or Model(), source, spec, directory, {}

@@ -18,6 +18,7 @@ from pushforward.nets.lipschitz import (
     OrthonormalLinear,
     SpectralNorm,
     cayley,
+    follow,
     slope,
     spectral,
 )
@@ -60,6 +61,7 @@ def test_it_follows_torchs_own_step_by_step_while_weights_move():
     norm, reference = ours.parametrizations.weight[0], theirs.parametrizations.weight[0]
     norm.u.copy_(reference._u), norm.v.copy_(reference._v)
     for _ in range(3):
+        follow(ours)  # theirs does so in each pass
         torch.testing.assert_close(ours.weight, theirs.weight)
         move = torch.randn(6, 3, 3, 3)
         for layer in (ours, theirs):
@@ -99,20 +101,23 @@ def test_a_spectral_convolution_is_steeper_by_as_many_patches_as_see_a_pixel(ker
     assert (spectral(layer)(x).norm() / x.norm()).item() == pytest.approx(most, rel=1e-5)
 
 
-def test_buffers_change_in_training_mode_only():
+def test_u_and_v_follow_the_weights_when_they_are_told_to_and_never_in_a_pass():
     torch.manual_seed(0)
     network = spectral(nn.Sequential(nn.Linear(30, 20), nn.ReLU(), nn.Linear(20, 10)))
     for parameter in network.parameters():
         parameter.data = torch.randn_like(parameter)  # u and v are far from where they belong
     x, before = torch.randn(4, 30), copy.deepcopy(dict(network.named_buffers()))
     assert len(before) == 4
-    network.eval()
-    first = network(x)
-    assert torch.equal(first, network(x))
-    assert all(torch.equal(value, before[name]) for name, value in network.named_buffers())
-    network.train()
-    network(x)
+    for mode in (False, True):
+        first = network.train(mode)(x)
+        assert torch.equal(first, network(x))
+        assert all(torch.equal(value, before[name]) for name, value in network.named_buffers())
+    follow(network)
     assert not any(torch.equal(value, before[name]) for name, value in network.named_buffers())
+    for _ in range(300):
+        follow(network)
+    for layer in (network[0], network[2]):
+        assert torch.linalg.matrix_norm(layer.weight, 2).item() == pytest.approx(1, abs=1e-3)
 
 
 def test_state_brings_the_same_function_back():
@@ -125,7 +130,7 @@ def test_state_brings_the_same_function_back():
 
 
 def test_replicated_training_with_a_penalty_has_the_gradients_of_one_process():
-    # Real, fake and a slope in one loss: u and v move in place between passes of which the first is not yet differentiated.
+    # Real, fake and a slope in one loss.
     torch.manual_seed(0)
     network = spectral(nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 1)))
     twin = copy.deepcopy(network)
@@ -166,7 +171,7 @@ def test_the_norm_is_not_rounded_within_autocast():
 def test_slopes_within_autocast_exceed_1_by_rounding_only():
     # Weights are rounded to 8 bits, at random: each layer is off by at most 2^-8, eight of rotations by 0.2 % as measured.
     torch.manual_seed(0)
-    critic, x = OrthonormalCritic((64,), 64, depth=8), torch.randn(100, 64)
+    critic, x = with_head(OrthonormalCritic((64,), 64, depth=8)), torch.randn(100, 64)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         mean, most = slope(critic, x)
     assert mean.item() == pytest.approx(1, abs=5e-3) and most.item() == pytest.approx(1, abs=5e-3)
@@ -260,19 +265,27 @@ def test_group_sort_keeps_norms_of_data_and_gradients_at_ties_too(group):
     torch.testing.assert_close(gradient.sort(1).values, weight.sort(1).values)  # a permutation
 
 
+def with_head(trunk: OrthonormalCritic) -> nn.Module:
+    return nn.Sequential(trunk, OrthonormalLinear(trunk.width, 1), nn.Flatten(0))
+
+
 @pytest.mark.parametrize("group", [2, 8])
 def test_the_orthonormal_critic_has_slope_1_at_most_whatever_its_weights(group):
     torch.manual_seed(0)
-    critic = OrthonormalCritic((3, 2), 16, embedding=4, group=group).double()
+    trunk = OrthonormalCritic((3, 2), 16, embedding=4, group=group).double()
+    head = OrthonormalLinear(16, 1).double()
+    critic = nn.ModuleList([trunk, head])
     for scale in (0.0, 0.1, 1.0, 30.0):
         for parameter in critic.parameters():
             parameter.data = scale * torch.randn_like(parameter)
         for spread in (0.01, 1.0, 100.0):
             x, y = spread * torch.randn(2, 500, 3, 2, dtype=torch.float64)
             e = torch.randn(500, 4, dtype=torch.float64)
-            mean, most = slope(lambda x, e=e: critic(x, e), x)
+            mean, most = slope(lambda x, e=e: head(trunk(x, e)).squeeze(1), x)
             assert 0 < mean <= most + 1e-9 <= 1 + 2e-9
-            assert ((critic(x, e) - critic(y, e)).abs() <= (1 + 1e-9) * (x - y).flatten(1).norm(dim=1)).all()
+            assert (
+                (head(trunk(x, e)) - head(trunk(y, e))).squeeze(1).abs() <= (1 + 1e-9) * (x - y).flatten(1).norm(dim=1)
+            ).all()
     with pytest.raises(UserError, match="width 15"):
         OrthonormalCritic((3,), 15)
 
@@ -280,7 +293,7 @@ def test_the_orthonormal_critic_has_slope_1_at_most_whatever_its_weights(group):
 def test_square_layers_lose_no_slope():
     # With as many units as data have dimensions every layer is a rotation, and the slope is that of the last: exactly 1.
     torch.manual_seed(0)
-    mean, most = slope(OrthonormalCritic((10,), 10, depth=6).double(), torch.randn(100, 10, dtype=torch.float64))
+    mean, most = slope(with_head(OrthonormalCritic((10,), 10, depth=6)).double(), torch.randn(100, 10, dtype=torch.float64))
     assert mean.item() == pytest.approx(1, abs=1e-12) and most.item() == pytest.approx(1, abs=1e-12)
 
 
@@ -306,7 +319,7 @@ GAUSSIANS = {
 def test_w1_between_known_gaussians_within_5_percent(case):
     dimensions, push, truth = GAUSSIANS[case]
     torch.manual_seed(0)
-    critic = OrthonormalCritic((dimensions,), 32)
+    critic = with_head(OrthonormalCritic((dimensions,), 32))
     optimizer = torch.optim.Adam(critic.parameters(), 0.01)
     for _ in range(200):
         difference = critic(push(torch.randn(128, dimensions))).mean() - critic(torch.randn(128, dimensions)).mean()

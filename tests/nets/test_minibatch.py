@@ -8,16 +8,12 @@ from torch import nn
 from torch.nn import functional as F
 
 from pushforward.errors import UserError
-from pushforward.nets.adversaries import MLPCritic
-from pushforward.nets.dcgan import DCGANCritic, DCGANGenerator
+from pushforward.nets.dcgan import DCGANGenerator
 from pushforward.nets.minibatch import (
     MinibatchDeviation,
     MinibatchDiscrimination,
     VirtualBatchNorm,
     WithReference,
-    before_the_last,
-    features_and_output,
-    last_linear,
 )
 from pushforward.randomness import SampleRng
 
@@ -166,55 +162,15 @@ def test_networks_without_norms_are_refused():
         WithReference(DCGANGenerator((1, 8, 8), 5, 4), torch.zeros(0, 5))
 
 
-CRITICS = {
-    "dcgan": (lambda: DCGANCritic((1, 8, 8), 4, 3), (1, 8, 8)),
-    "mlp": (lambda: MLPCritic((2,), 16, 3), (2,)),
-}
-LAYERS = {
-    "discrimination": lambda features: MinibatchDiscrimination(features, 6, 3),
-    "deviation": lambda _: MinibatchDeviation(),
-}
-
-
-@pytest.mark.parametrize("layer", LAYERS)
-@pytest.mark.parametrize("critic", CRITICS)
-def test_a_layer_before_the_last_changes_the_logits_by_what_it_adds(critic, layer):
-    build, shape = CRITICS[critic]
-    torch.manual_seed(0)
-    network = build().eval()  # running statistics: each row by itself, but for the layer
-    x, embedding = SampleRng(0).randn(8, *shape), SampleRng(1).randn(8, 3)
-    features, logits = features_and_output(network, x, embedding)
-    old = last_linear(network)[2]
-    torch.testing.assert_close(old(features).squeeze(1), logits)
-    network = before_the_last(network, LAYERS[layer])
-    torch.testing.assert_close(network(x, embedding), logits)  # at first the critic that it was
-    added, new = features.shape[1], last_linear(network)[2]
-    with torch.no_grad():
-        new.weight[:, added:] = 1 + SampleRng(2).rand(1, new.in_features - added)
-    widened, new_logits = features_and_output(network, x, embedding)
-    torch.testing.assert_close(widened[:, :added], features)
-    expected = LAYERS[layer](added)
-    if layer == "discrimination":
-        expected.T = network.get_submodule("leave.0" if critic == "dcgan" else "net.6.0").T
-    torch.testing.assert_close(widened, expected(features))
-    torch.testing.assert_close(new_logits, logits + widened[:, added:] @ new.weight[0, added:], atol=1e-5, rtol=1e-5)
-    network(x, embedding).square().sum().backward()
-    assert all(p.grad is not None and p.grad.abs().max() > 0 for p in network.parameters())
-
-
-def test_features_of_a_network_with_a_reference_are_those_of_the_batch():
-    network = nn.Sequential(nn.Linear(2, 4), nn.BatchNorm1d(4), nn.Linear(4, 1))
-    network = WithReference(network, SampleRng(0).randn(8, 2))
-    features, output = features_and_output(network, SampleRng(1).randn(3, 2))
-    torch.testing.assert_close(last_linear(network)[2](features), output)
-    with pytest.raises(UserError, match="no linear layer"):
-        features_and_output(nn.Sequential(nn.Conv2d(1, 1, 1)), torch.zeros(1, 1, 2, 2))
-
-
 @pytest.mark.parametrize("name", ["discrimination", "deviation", "virtual"])
 def test_mixed_precision(name):
     torch.manual_seed(0)
-    layer = {"virtual": lambda _: VirtualBatchNorm(4, 3), **LAYERS}[name](4)
+    layers = {
+        "virtual": VirtualBatchNorm(4, 3),
+        "discrimination": MinibatchDiscrimination(4, 6, 3),
+        "deviation": MinibatchDeviation(),
+    }
+    layer = layers[name]
     h = SampleRng(0).randn(8, 4)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         half = layer(h.bfloat16())

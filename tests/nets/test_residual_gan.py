@@ -6,6 +6,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from pushforward.errors import UserError
+from pushforward.nets.lipschitz import follow, spectral
 from pushforward.nets.residual_gan import (
     ConditionalNorm,
     DownBlock,
@@ -25,16 +26,16 @@ def test_exact_shapes_and_a_gradient_for_every_parameter(shape, embedding, every
     torch.manual_seed(0)
     further = {"attention": max(shape[1:]), "orthogonal": True} if everything else {}
     generator = ResidualGenerator(shape, 9, 4, embedding, hierarchical=everything, **further)
-    critic = ResidualCritic(shape, 4, embedding, spectral=not everything, **further)
+    critic = ResidualCritic(shape, 4, embedding, **further)
     for network in (generator, critic):
         if everything:
             network.attention.gamma.data.fill_(0.5)  # at 0 its maps would have gradients of 0
     e = torch.randn(3, embedding) if embedding else None
     x = generator(torch.randn(3, 9), e)
     assert x.shape == (3, *shape) and x.abs().max() <= 1
-    logits = critic(x, e)
-    assert logits.shape == (3,) and critic.features(x).shape == (3, critic.width)
-    logits.square().sum().backward()
+    features = critic(x, e)
+    assert features.shape == (3, critic.width)
+    features.square().sum().backward()
     for network in (generator, critic):
         for name, parameter in network.named_parameters():
             assert parameter.grad is not None and parameter.grad.abs().max() > 0, name
@@ -101,27 +102,11 @@ def test_a_generator_without_its_embedding_has_one_of_zero():
     assert not torch.allclose(generator(z), generator(z, torch.ones(2, 3)))
 
 
-def test_the_projection_is_a_product_with_the_features():
-    torch.manual_seed(0)
-    critic = ResidualCritic((1, 8, 8), 4, 3, spectral=False).double()
-    x, e = torch.randn(5, 1, 8, 8).double(), torch.randn(5, 3, dtype=torch.float64, requires_grad=True)
-    h = critic.features(x)
-    logits = critic(x, e)
-    (by_embedding,) = torch.autograd.grad(logits.sum(), e)
-    torch.testing.assert_close(by_embedding, h @ critic.project.weight)  # V^T h, row by row
-    torch.testing.assert_close(critic(x, 0 * e), critic(x))
-    plain = critic.leave(h).squeeze(1)
-    torch.testing.assert_close(critic(x), plain)
-    torch.testing.assert_close(logits, plain + (h @ critic.project.weight * e).sum(1))
-    with pytest.raises(UserError, match="without a condition"):
-        ResidualCritic((1, 8, 8), 4)(x.float(), e.float())
-
-
 def test_features_are_sums_over_places():
     critic = ResidualCritic((2, 8, 8), 2)
     critic.blocks = nn.ModuleList([nn.Identity()])
     x = torch.randn(3, 2, 8, 8)
-    torch.testing.assert_close(critic.features(x), x.clamp(min=0).sum((2, 3)))
+    torch.testing.assert_close(critic(x), x.clamp(min=0).sum((2, 3)))
 
 
 @pytest.mark.parametrize("size", [(5, 6), (1, 4), (4, 1)])
@@ -206,28 +191,25 @@ def test_a_hierarchical_latent_reaches_each_block_by_its_own_chunk():
 def test_orthogonal_weights():
     generator, critic = (
         ResidualGenerator((3, 16, 16), 8, 4, 2, orthogonal=True),
-        ResidualCritic((3, 16, 16), 4, 2, orthogonal=True, spectral=False),
+        ResidualCritic((3, 16, 16), 4, 2, orthogonal=True),
     )
     for network in (generator, critic):
         for module in network.modules():
             if isinstance(module, (nn.Conv2d, nn.Linear)):
                 assert torch.linalg.svdvals(module.weight.flatten(1)).sub(1).abs().max() < 1e-5
     # Glorot's else: uniform of deviation sqrt(2 / (fan in + fan out)), sqrt(2) as wide in 3 x 3 convolutions
-    block = ResidualCritic((3, 16, 16), 32, spectral=False).blocks[1]
+    block = ResidualCritic((3, 16, 16), 32).blocks[1]
     assert block.conv2.weight.std().item() == pytest.approx((2 * 2 / (9 * 128)) ** 0.5, rel=0.02)
     assert block.shortcut.weight.std().item() == pytest.approx((2 / 96) ** 0.5, rel=0.05)
 
 
 def test_spectral_normalisation_of_the_critic():
     torch.manual_seed(0)
-    critic = ResidualCritic((3, 16, 16), 4, 2, attention=8)
-    x, e = torch.rand(2, 3, 16, 16), torch.randn(2, 2)
+    critic = spectral(ResidualCritic((3, 16, 16), 4, 2, attention=8))
     for _ in range(200):
-        critic(x, e)
+        follow(critic)
     layers = [module for module in critic.modules() if isinstance(module, (nn.Conv2d, nn.Linear))]
-    assert len(layers) == 8 + 4 + 2  # two blocks of three, one of two, attention, the last layer and the projection
+    assert len(layers) == 8 + 4 + 1  # two blocks of three, one of two, attention, the condition's shift
     for layer in layers:
-        # Of 14 layers some have two singular values so close that 200 power iterations have not told them apart.
+        # Of 13 layers some have two singular values so close that 200 power iterations have not told them apart.
         assert torch.linalg.svdvals(layer.weight.flatten(1))[0].item() == pytest.approx(1, abs=1e-2)
-    plain = ResidualCritic((3, 16, 16), 4, 2, spectral=False)
-    assert not dict(plain.named_buffers())

@@ -6,13 +6,14 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from pushforward.cli.editing import begin, data_of, items, parser, write_states
+from pushforward.cli.editing import add_inversion, begin, data_of, items, parser, write_states
 from pushforward.errors import UserError
 
 DESCRIPTION = """Edits: moves data along the direction of an attribute, the mean code of the data that have it minus that of
-those that have not (learned from the training split). --data and --attributes (or --label) say where attributes are known,
-when the run was trained without them. A decoder that is told the class or the attributes is edited by that instead: codes are
-decoded under another class, or with the attribute set to each strength."""
+those that have not (learned from the training split; from 500 of it where codes must be found by descent, as those of a GAN).
+--data and --attributes (or --label) say where attributes are known, when the run was trained without them. A decoder that is
+told the class or the attributes is edited by that instead: codes are decoded under another class, or with the attribute set to
+each strength."""
 
 
 def run(argv: Sequence[str]) -> None:
@@ -27,6 +28,7 @@ def run(argv: Sequence[str]) -> None:
     built.add_argument("--data", type=str | None, default=None, help="data with the attribute; by default the run's own")
     built.add_argument("--attributes", type=str | None, default=None, help="columns of that data that are attributes")
     built.add_argument("--label", type=str | None, default=None, help="the column of that data that is a class")
+    add_inversion(built)
     given, loaded = begin(built, "edit", argv)
     if given["attribute"] is None:
         elsewhere = any(given[key] for key in ("data", "label", "attributes"))
@@ -35,8 +37,8 @@ def run(argv: Sequence[str]) -> None:
     import torch
 
     from pushforward.data.batches import take
-    from pushforward.editing.attributes import direction, edit, having, switch, told
-    from pushforward.editing.codes import able, alike
+    from pushforward.editing.attributes import direction, having, moved, switched, told
+    from pushforward.editing.codes import able, alike, found
 
     able(loaded)
     columns: dict[str, Any] = {key: given[key] for key in ("attributes", "label") if given[key] is not None}
@@ -48,9 +50,10 @@ def run(argv: Sequence[str]) -> None:
     having(some, known, given["attribute"])
     codes, condition, numbers = items(data, given)
     same = alike(own, known)
+    start = found(loaded, codes, condition if same else None, given["inversion_steps"])
     if same and told(loaded, codes, condition):
         strengths = asked or {"class": [0.0, 1.0], "attributes": [0.0, 0.5, 1.0]}[own.kind]
-        values = switch(loaded, codes, condition, given["attribute"], strengths)
+        values = switched(loaded, start.z, condition, given["attribute"], strengths)
         names = {0.0: "again", 1.0: given["attribute"]} if own.kind == "class" else {}
     else:
         if same:
@@ -60,12 +63,14 @@ def run(argv: Sequence[str]) -> None:
                 file=sys.stderr,
             )
         strengths = asked or [-1.0, -0.5, 0.0, 0.5, 1.0]
-        along = direction(loaded, data, given["attribute"])
-        values = edit(loaded, codes, along, strengths, condition if same else None)
+        along = direction(loaded, data, given["attribute"], inversion_steps=given["inversion_steps"])
+        values = moved(loaded, start.z, along, strengths, condition if same else None)
         names = {0.0: "again"}
     values = torch.cat([codes[:, None].to(values.dtype), values], 1)
     labels = ["datum", *[names.get(strength, f"{strength:+g}") for strength in strengths]]
     print(write_states(loaded, "edit", given, values, row_labels=[f"{i}" for i in numbers], column_labels=labels))
+    if start.line():
+        print(start.line())
 
 
 def offered(known: Any) -> str:

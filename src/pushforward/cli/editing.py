@@ -10,7 +10,7 @@ from typing import Any, Literal
 from pushforward.cli.parsing import Parser, peel, plain
 from pushforward.errors import UserError
 
-VERBS = ("interpolate", "traverse", "edit", "reconstruct", "outliers")
+VERBS = ("interpolate", "traverse", "edit", "reconstruct", "outliers", "translate")
 
 
 def parser(verb: str, description: str, splits: Any = Literal["held-out", "train"], split: str = "held-out") -> Parser:
@@ -25,6 +25,13 @@ def parser(verb: str, description: str, splits: Any = Literal["held-out", "train
     return built
 
 
+def add_inversion(built: Parser) -> None:
+    """The option of verbs that need codes of data."""
+    built.add_argument(
+        "--inversion_steps", type=int, default=200, help="descent on the codes of data, where the model does not encode"
+    )
+
+
 def begin(built: Parser, verb: str, argv: Sequence[str]) -> tuple[dict[str, Any], Any]:
     """The options as given, and the run that the first word names."""
     words, rest = peel(argv)
@@ -35,6 +42,8 @@ def begin(built: Parser, verb: str, argv: Sequence[str]) -> tuple[dict[str, Any]
         raise UserError(f"--out {given['out']} was given; pictures are .png, animations .gif.")
     if given.get("n", 1) < 1:
         raise UserError(f"--n {given['n']} was given; it must be at least 1.")
+    if given.get("inversion_steps", 1) < 1:
+        raise UserError(f"--inversion-steps {given['inversion_steps']} was given; it must be at least 1.")
     from pushforward.training.records import read_record
 
     read_record(Path(words[0]))

@@ -6,15 +6,16 @@ import sys
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from pushforward.cli.editing import begin, chosen_split, data_of, named, parser, some_of, write_states
+from pushforward.cli.editing import add_inversion, begin, chosen_split, data_of, named, parser, some_of, write_states
 from pushforward.errors import UserError
 
 Path = Literal["auto", "straight", "spherical"]
 LOOKED = 5000  # data among which partners of the same class are looked for
 DESCRIPTION = """Interpolates: takes pairs of held-out data (or, with --sampled, pairs of codes that the model draws), and
 decodes the codes on the way from one to the other. --items 0,5,12,7 are the pairs 0 to 5 and 12 to 7; without it there are --n
-pairs by chance, both ends of one class where the model knows classes. --average draws the average of the data themselves under
-each row, which an interpolation must beat. --out FILE.gif makes an animation."""
+pairs by chance, both ends of one class where the model knows classes. --condition A --end-condition B draws codes that stay as
+they are while A turns into B: classes or captions of a GAN. --average draws the average of the data themselves under each row,
+which an interpolation must beat. --out FILE.gif makes an animation."""
 
 
 def run(argv: Sequence[str]) -> None:
@@ -23,16 +24,25 @@ def run(argv: Sequence[str]) -> None:
     built.add_argument("--path", type=Path, default="auto", help="auto: an arc where codes are normal, else a line")
     built.add_argument("--sampled", type=bool, default=False, help="between codes that the model draws: needs no encoder")
     built.add_argument("--average", type=bool, default=False, help="also the average of the data themselves")
-    built.add_argument("--condition", type=str | None, default=None, help="a class (name or number) of all that is made")
+    built.add_argument("--condition", type=str | None, default=None, help="a class, or a caption, of all that is made")
+    built.add_argument("--end_condition", type=str | None, default=None, help="what --condition turns into on the way")
     built.add_argument("--data", type=str | None, default=None, help="other data of the same kind, instead of the run's own")
+    add_inversion(built)
     given, loaded = begin(built, "interpolate", argv)
     import torch
 
     from pushforward.data.batches import take
-    from pushforward.editing.interpolation import averages, interpolate, interpolate_samples
+    from pushforward.editing.codes import inversion_line
+    from pushforward.editing.interpolation import averages, interpolate, interpolate_conditions, interpolate_samples
+    from pushforward.editing.reconstruction import errors
+    from pushforward.models.contract import Encodes
 
-    steps, path, condition = given["steps"], given["path"], given["condition"]
-    if given["sampled"]:
+    steps, path, condition, said = given["steps"], given["path"], given["condition"], ""
+    if given["end_condition"] is not None:
+        if condition is None or given["average"] or given["items"] or given["data"]:
+            raise UserError("--end-condition goes with --condition, between codes that the model draws; no data are looked at.")
+        values = interpolate_conditions(loaded, given["n"], condition, given["end_condition"], steps=steps, seed=given["seed"])
+    elif given["sampled"]:
         if given["average"]:
             raise UserError("--average is of data; leave it or --sampled away.")
         values = interpolate_samples(loaded, given["n"], steps=steps, path=path, condition=condition, seed=given["seed"])
@@ -48,7 +58,11 @@ def run(argv: Sequence[str]) -> None:
                 end, theirs = partners(data, given, first, own)
             elif loaded.spec.classes and not torch.equal(own, theirs):
                 print("not all pairs are of one class: codes are decoded under the class of the first.", file=sys.stderr)
-        values = interpolate(loaded, start, end, steps=steps, path=path, condition=condition, end_condition=theirs)
+        descent = {} if isinstance(loaded.model, Encodes) else {"inversion_steps": given["inversion_steps"]}
+        values = interpolate(loaded, start, end, steps=steps, path=path, condition=condition, end_condition=theirs, **descent)
+        if descent:
+            ends = errors(loaded, torch.cat([start, end]), torch.cat([values[:, 0], values[:, -1]]))
+            said = inversion_line(ends.squared, given["inversion_steps"])
         if given["average"]:
             values = torch.stack([values, averages(start, end, steps, loaded.spec.columns).to(values.dtype)], 1).flatten(0, 1)
     known = loaded.data
@@ -57,6 +71,8 @@ def run(argv: Sequence[str]) -> None:
     rows = ["model", "average"] * (len(values) // 2) if given["average"] else None
     band = 2 if given["average"] else 0
     print(write_states(loaded, "interpolate", given, values, column_labels=labels, row_labels=rows, real=real, band=band))
+    if said:
+        print(said)
 
 
 def pairs(data: Any, given: dict[str, Any]) -> tuple[list[int], list[int]]:

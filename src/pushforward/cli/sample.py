@@ -24,10 +24,13 @@ def run(argv: Sequence[str]) -> None:
     built.add_argument("--n", type=int, default=64, help="how many (-n)")
     built.add_argument("--seed", type=int, default=0, help="sample i is a function of (seed, i)")
     built.add_argument("--out", type=str | None, default=None, help="the file; by default in the run directory")
-    built.add_argument("--condition", type=str | None, default=None, help="a class (name or number), or several with commas")
+    built.add_argument(
+        "--condition", type=str | None, default=None, help="a class, or several with commas; a caption, or several with ;"
+    )
     built.add_argument("--batch_size", type=int | None, default=None, help="samples made at once; changes nothing but speed")
     built.add_argument("--device", type=str, default="cpu", help="where the model runs")
     built.add_argument("--decode", type=bool, default=False, help="of a run that learned codes:RUN: decode them through it")
+    built.add_argument("--best", type=bool, default=False, help="with the best weights of a watched training, not the last")
     built.add_argument("--again", type=str | None, default=None, help="a file of samples to make anew")
     options: list[str] = []
     if words:
@@ -49,10 +52,11 @@ def run(argv: Sequence[str]) -> None:
         raise UserError("which run? Give its directory: pushforward sample runs/NAME")
     from pushforward.training.opening import load
 
-    loaded = load(words[0], device=given["device"])
+    loaded = load(words[0], device=given["device"], best=given["best"])
     condition = given["condition"]
     if condition is not None:
-        several = condition.split(",")
+        captioned = loaded.spec.condition is not None and loaded.spec.condition.kind == "text"
+        several = [word.strip() for word in condition.split(";")] if captioned else condition.split(",")
         condition = several * (given["n"] // len(several)) + several[: given["n"] % len(several)]
     chosen = {key: given[key] for key in options if given[key] is not None}
     first = decoder_of(loaded) if given["decode"] else None
@@ -187,7 +191,7 @@ def again(path: Path, directory: str | None, out: str | None, device: str) -> No
         makers = [verb for key, verb in (("nearest", "evaluate RUN"), ("data", "data NAME")) if key in recipe]
         how = f"; `pushforward {makers[0]}` makes such pictures" if makers else ""
         raise UserError(f"{path} carries a recipe, but not one of samples (it lacks {', '.join(needed)}){how}.")
-    loaded = load(directory or recipe["run"], device=device)
+    loaded = load(directory or recipe["run"], device=device, best=bool(recipe.get("best")))
     if "weights" in recipe and loaded.weights != recipe["weights"]:
         raise UserError(
             f"{path} was made with weights {recipe['weights']}, but {loaded.directory} now holds {loaded.weights}; "

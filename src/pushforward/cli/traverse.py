@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pushforward.cli.editing import begin, data_of, items, parser, write_states
+from pushforward.cli.editing import add_inversion, begin, data_of, items, parser, write_states
 from pushforward.errors import UserError
 
 DESCRIPTION = """Traverses: takes one datum's code and moves one of its units at a time, a row a unit, from --span standard
@@ -19,11 +19,12 @@ def run(argv: Sequence[str]) -> None:
     built.add_argument("--sampled", type=bool, default=False, help="begin with a code that the model draws: needs no encoder")
     built.add_argument("--condition", type=str | None, default=None, help="a class (name or number) for what --sampled draws")
     built.add_argument("--data", type=str | None, default=None, help="other data of the same kind, instead of the run's own")
+    add_inversion(built)
     given, loaded = begin(built, "traverse", argv)
     import torch
 
     from pushforward.data.conditions import parse_condition
-    from pushforward.editing.codes import able, encoded
+    from pushforward.editing.codes import able, found
     from pushforward.editing.interpolation import drawn_codes
     from pushforward.editing.traversals import traverse
 
@@ -33,10 +34,10 @@ def run(argv: Sequence[str]) -> None:
             units = [int(word) for word in given["units"].split(",")]
         except ValueError:
             raise UserError(f"--units {given['units']} was given; expected numbers with commas, such as 0,5,12.") from None
-    able(loaded, encodes=not given["sampled"])
+    able(loaded)
     if given["condition"] is not None and not given["sampled"]:
         raise UserError("--condition is of a code that the model draws: give --sampled as well (a datum has its own).")
-    asked, data = None, None
+    asked, data, said = None, None, ""
     if given["sampled"]:
         asked = parse_condition(loaded.spec, given["condition"], 1)
         z = drawn_codes(loaded, 1, given["seed"], asked)[0]
@@ -44,8 +45,9 @@ def run(argv: Sequence[str]) -> None:
         data = data_of(loaded, given["data"])
         codes, condition, _ = items(data, given, 1)
         asked = condition if loaded.spec.condition is not None else None
-        z = encoded(loaded, codes, asked)[0]
-    found = traverse(
+        start = found(loaded, codes, asked, given["inversion_steps"])
+        z, said = start.z[0], start.line()
+    made = traverse(
         loaded,
         z,
         units=units,
@@ -55,8 +57,10 @@ def run(argv: Sequence[str]) -> None:
         condition=asked,
         data=data,
     )
-    rows = [f"unit {unit}" for unit in found.units]
+    rows = [f"unit {unit}" for unit in made.units]
     labels = [f"{t:+.1f}" for t in torch.linspace(-given["span"], given["span"], given["steps"]).tolist()]
-    print(write_states(loaded, "traverse", given, found.values, row_labels=rows, column_labels=labels))
-    for unit, change in zip(found.units, found.change.tolist(), strict=True):
+    print(write_states(loaded, "traverse", given, made.values, row_labels=rows, column_labels=labels))
+    if said:
+        print(said)
+    for unit, change in zip(made.units, made.change.tolist(), strict=True):
         print(f"unit {unit:>4}: changes the datum by {change:.3f} (root mean square, model units)")

@@ -12,7 +12,8 @@ from pushforward.data.batches import Data
 from pushforward.data.loading import load_data
 from pushforward.errors import UserError
 from pushforward.evaluation.evaluate import evaluate
-from pushforward.evaluation.records import WIDE, Evaluation, Measure, as_text, figure, figures_table, longest_word
+from pushforward.evaluation.records import WIDE, Evaluation, as_text, figure, figures_table, longest_word
+from pushforward.measures.measure import Measure
 from pushforward.training.runs import Run
 from pushforward.training.train import build, train
 

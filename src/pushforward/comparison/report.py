@@ -21,7 +21,8 @@ from pushforward.artefacts import read_json, read_jsonl, read_yaml, write_bytes
 from pushforward.comparison.ranking import leading
 from pushforward.comparison.wording import CAPTIONS, KINDS, duration, meaning
 from pushforward.errors import UserError
-from pushforward.evaluation.records import ARROWS, figure
+from pushforward.evaluation.records import figure
+from pushforward.measures.measure import ARROWS
 from pushforward.pictures import draw_history
 from pushforward.zoo import ZOO
 
@@ -40,13 +41,15 @@ def write_report(directory: str | Path) -> Path:
     history = read_jsonl(directory / "history.jsonl") if (directory / "history.jsonl").exists() else []
     name = str(_mapping(record.get("model")).get("name") or directory.name)
     spec = _mapping(_mapping(record.get("data")).get("spec"))
+    findings = _sentences(metrics.get("findings"))
+    notes = [text for text in _notes(record, metrics) if text not in findings]
     page = _environment().get_template("report.html").render(
         title=f"{name} on {spec['name']}" if spec.get("name") else name,
         method=ZOO.get(name),
         facts=[("Data", _data(record)), ("Training", _training(record)), ("Machine", _machine(record))],
         groups=_groups(metrics),
-        findings=_sentences(metrics.get("findings")),
-        remarks=[*_notes(record, metrics), *(f"Left out: {text}" for text in _left_out(metrics)), *_kinds([metrics])],
+        findings=findings,
+        remarks=[*notes, *(f"Left out: {text}" for text in _left_out(metrics)), *_kinds([metrics])],
         protocol=_protocol(metrics),
         pictures=_pictures(directory, history),
         commands=_commands(directory, spec),

@@ -1,4 +1,4 @@
-"""A folder of images: classes by sub-folder, splits by train/ and test/, labels and captions from files beside them."""
+"""A folder of images: classes or pairs by sub-folder, splits by train/ and test/, labels and captions from files beside."""
 
 from __future__ import annotations
 
@@ -29,8 +29,11 @@ def visible_files(folder: Path) -> list[Path]:
 
 def load_image_folder(folder: Path, files: list[Path], options: Options, name: str) -> Data:
     """`Data` from the images among `files`, all below `folder`."""
-    options.forbid(f"the folder of images '{name}'", "columns", "categories", "numbers", "series", "context", "image", "n")
-    options.forbid(f"the folder of images '{name}'", "target_image", "test_source")
+    options.forbid(
+        f"the folder of images '{name}'", "columns", "categories", "numbers", "series", "context", "n", "test_source"
+    )
+    if options.target_image is None:
+        options.forbid(f"the folder of images '{name}'", "image")
     notes: list[str] = []
     images = [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES]
     roots = {PART_NAMES[child.name.lower()]: child for child in folder.iterdir() if child.name.lower() in PART_NAMES}
@@ -41,9 +44,54 @@ def load_image_folder(folder: Path, files: list[Path], options: Options, name: s
     left = len(images) - sum(map(len, parts.values()))
     if left:
         notes.append(f"{left} images outside of {', '.join(f'{root.name}/' for root in roots.values())} are not used.")
+    if options.target_image is not None:
+        given, parts = _pairs(roots, parts, options, name)
+        paired = {part: folder_records(paths, folder) for part, paths in given.items()}
+        records = {part: folder_records(paths, folder) for part, paths in parts.items()}
+        return load_records(records, None, options, name, notes, paired)
     records = {part: folder_records(paths, folder) for part, paths in parts.items()}
     condition = _condition(folder, roots, parts, files, options, notes)
     return load_records(records, condition, options, name, notes)
+
+
+def _pairs(
+    roots: dict[str, Path], parts: dict[str, list[Path]], options: Options, name: str
+) -> tuple[dict[str, list[Path]], dict[str, list[Path]]]:
+    """The given images of each part and their partners: those of two sub-folders that have one name but for its ending."""
+    there = sorted({_class_folder(path, roots[part]) for part, paths in parts.items() for path in paths} - {""})
+    assert options.target_image is not None
+    target = assembly.find_name(options.target_image, there, "sub-folder of images", f"'{name}'")
+    others = [sub for sub in there if sub != target]
+    if options.image is None and len(others) != 1:
+        found = f"has {', '.join(others)} beside it" if others else "has no other sub-folder of images"
+        raise UserError(f"target_image={target!r} is made from which images? '{name}' {found}; say so by image=SUB-FOLDER.")
+    source = others[0] if options.image is None else assembly.find_name(options.image, others, "other sub-folder", f"'{name}'")
+    sides: list[dict[str, list[Path]]] = [{}, {}]
+    for part, root in roots.items():
+        found_there = [_named(root / sub, parts[part], name) for sub in (source, target)]
+        for own, partners, here, elsewhere in ((*found_there, source, target), (*found_there[::-1], target, source)):
+            alone = sorted(set(own) - set(partners))
+            if alone:
+                raise UserError(
+                    f"the images of '{name}' are no pairs: {source}/ has {len(found_there[0])} of {part} and {target}/ "
+                    f"{len(found_there[1])}, and {here}/{alone[0]} has no partner of its name in {elsewhere}/ ({len(alone)} "
+                    "have none); add what is missing, or take it out."
+                )
+        for side, images in zip(sides, found_there, strict=True):
+            side[part] = [images[key] for key in sorted(images)]
+    return sides[0], sides[1]
+
+
+def _named(folder: Path, paths: list[Path], name: str) -> dict[str, Path]:
+    """The images in a folder by their names in it, without endings."""
+    inside = [path for path in paths if folder in path.parents]
+    found = {path.relative_to(folder).with_suffix("").as_posix(): path for path in inside}
+    if len(found) < len(inside):
+        twice = next(key for key, n in Counter(str(path.with_suffix("")) for path in inside).items() if n > 1)
+        raise UserError(
+            f"{Path(twice).name} is there twice in {folder.name}/ of '{name}', with two endings; a pair has one each."
+        )
+    return found
 
 
 def _condition(

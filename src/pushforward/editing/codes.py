@@ -5,14 +5,16 @@ Data are *levels* here (codes of the data, as splits keep them), z are codes of 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-from jaxtyping import Num
+from jaxtyping import Float, Num
 from torch import Tensor
 
 from pushforward.data.batches import Data
 from pushforward.data.spec import Condition
+from pushforward.editing.inversion import STARTS, STEPS, invert
 from pushforward.errors import UserError
 from pushforward.models.contract import Decodes, Encodes
 
@@ -22,13 +24,11 @@ if TYPE_CHECKING:
 BLOCK = 256  # data encoded or decoded at a time
 
 
-def able(run: Run, *, encodes: bool = True) -> None:
-    """Raises UserError for a run whose model cannot decode, or cannot encode where that is needed."""
-    name = run.record["model"]["name"]
+def able(run: Run) -> None:
+    """Raises UserError for a run whose model cannot decode. One that cannot encode is inverted."""
     if not isinstance(run.model, Decodes):
+        name = run.record["model"]["name"]
         raise UserError(f"'{name}' has no decoder, so its codes cannot be edited; `pushforward models` lists who decodes.")
-    if encodes and not isinstance(run.model, Encodes):
-        raise UserError(f"'{name}' cannot encode data; let it start from codes of its own (--sampled), if the verb has that.")
 
 
 def alike(one: Condition | None, other: Condition | None) -> bool:
@@ -38,11 +38,36 @@ def alike(one: Condition | None, other: Condition | None) -> bool:
     return (one.kind, one.size, one.names, one.shape) == (other.kind, other.size, other.names, other.shape)
 
 
-def encoded(run: Run, x: Num[Tensor, "n *shape"], condition: Tensor | None = None) -> Num[Tensor, "n *code"]:
-    """The codes z of data.
+@dataclass
+class Found:
+    """z (n, ...): the codes of data. error (n,): where they were found by inversion (of the GAN, say, that does not encode),
+    the mean squared error of what they decode to, in the model's units; steps: after so many. None where they were encoded."""
+
+    z: Num[Tensor, "n *code"]
+    error: Float[Tensor, " n"] | None = None
+    steps: int | None = None
+
+    def line(self) -> str:
+        """How they were found, in words; nothing where they were encoded."""
+        return "" if self.error is None or self.steps is None else inversion_line(self.error, self.steps)
+
+
+def inversion_line(error: Float[Tensor, " n"], steps: int) -> str:
+    """That codes were found by inversion, and how well they fit."""
+    return (
+        f"no encoder: codes found by inversion ({steps} steps from {STARTS} starts), mean squared error "
+        f"{error.mean().item():.4g} (model units, {len(error)} data, the worst {error.max().item():.4g})"
+    )
+
+
+def found(run: Run, x: Num[Tensor, "n *shape"], condition: Tensor | None = None, steps: int = STEPS) -> Found:
+    """The codes z of data: of a model that encodes as it says, of others by inversion (editing/inversion.py) in `steps`.
 
     Raises UserError where codes are token numbers, between which nothing lies.
     """
+    if not isinstance(run.model, Encodes):
+        inverted = invert(run, x, condition=condition, steps=steps)
+        return Found(inverted.codes, inverted.error, steps)
     parts = [
         run.encode(x[rows], condition=None if condition is None else condition[rows])
         for start in range(0, len(x), BLOCK)
@@ -54,7 +79,14 @@ def encoded(run: Run, x: Num[Tensor, "n *shape"], condition: Tensor | None = Non
             f"the codes of '{run.record['model']['name']}' are numbers of codebook entries: between two there is nothing, and "
             "no direction leads anywhere. Use a model with continuous codes (autoencoder, vae)."
         )
-    return z
+    return Found(z)
+
+
+def encoded(
+    run: Run, x: Num[Tensor, "n *shape"], condition: Tensor | None = None, steps: int = STEPS
+) -> Num[Tensor, "n *code"]:
+    """The codes that `found` has."""
+    return found(run, x, condition, steps).z
 
 
 def decoded(run: Run, z: Num[Tensor, "n k *code"], condition: Any = None) -> Num[Tensor, "n k *shape"]:

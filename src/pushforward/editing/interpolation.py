@@ -5,11 +5,14 @@ between two of them leaves it (its middle has radius sqrt(d/2)), an arc does not
 
     spherical(a, b; t) = sin((1 - t) w) / sin(w) a + sin(t w) / sin(w) b,      w = the angle between a and b.
 
-Sources: Shoemake 1985; White 2016, arXiv:1609.04468 (for codes).
+Codes can stay where they are, too, while the condition moves: from one caption to another.
+
+Sources: Shoemake 1985; White 2016, arXiv:1609.04468 (for codes); Reed et al. 2016, arXiv:1605.05396 (captions).
 """
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -19,9 +22,11 @@ from torch import Tensor
 
 from pushforward.data.conditions import parse_condition, to_model
 from pushforward.data.spec import Column
-from pushforward.editing.codes import able, decoded, encoded
+from pushforward.editing.codes import BLOCK, able, decoded, encoded
+from pushforward.editing.inversion import STEPS
 from pushforward.errors import UserError
 from pushforward.models.contract import Decodes, device_of
+from pushforward.nets.conditioning import Between
 from pushforward.randomness import SampleRng
 
 if TYPE_CHECKING:
@@ -71,17 +76,27 @@ def between(run: Run, a: Tensor, b: Tensor, steps: int, path: Path, condition: A
 
 
 def interpolate(
-    run: Run, start: Any, end: Any, *, steps: int = 9, path: Path = "auto", condition: Any = None, end_condition: Any = None
+    run: Run,
+    start: Any,
+    end: Any,
+    *,
+    steps: int = 9,
+    path: Path = "auto",
+    condition: Any = None,
+    end_condition: Any = None,
+    inversion_steps: int = STEPS,
 ) -> Num[Tensor, "n steps *shape"]:
     """What lies between data `start` and `end` (n, ...), in the model's codes, as levels; the ends are reconstructions.
 
     condition: of `start` and of all that is decoded (one for all, or one each); None: without one. end_condition: of `end`
-    where it is another. Raises UserError for a model that does not encode and decode.
+    where it is another. inversion_steps: by which codes are found where the model does not encode. Raises UserError for a
+    model that does not decode.
     """
     able(run)
     asked = parse_condition(run.spec, condition, len(start))
     theirs = asked if end_condition is None else parse_condition(run.spec, end_condition, len(end))
-    a, b = encoded(run, run.units.parse(start), asked), encoded(run, run.units.parse(end), theirs)
+    a = encoded(run, run.units.parse(start), asked, inversion_steps)
+    b = encoded(run, run.units.parse(end), theirs, inversion_steps)
     return between(run, a, b, steps, path, asked)
 
 
@@ -89,10 +104,36 @@ def interpolate_samples(
     run: Run, n: int, *, steps: int = 9, path: Path = "auto", condition: Any = None, seed: int = 0
 ) -> Num[Tensor, "n steps *shape"]:
     """The same between codes that the model draws: all that is needed is a decoder."""
-    able(run, encodes=False)
+    able(run)
     asked = parse_condition(run.spec, condition, n)
     a, b = (drawn_codes(run, n, 2 * seed + end, asked) for end in (0, 1))
     return between(run, a, b, steps, path, asked)
+
+
+def interpolate_conditions(
+    run: Run, n: int, start: Any, end: Any, *, steps: int = 9, seed: int = 0
+) -> Num[Tensor, "n steps *shape"]:
+    """What n codes that the model draws become on the way from one condition to another (one for all, or one each): a straight
+    line between the vectors of the two. Raises UserError for a model that knows nothing between two conditions."""
+    able(run)
+    taken = inspect.signature(run.model.decode).parameters["condition"].annotation
+    if run.spec.condition is None or Between.__name__ not in str(taken):
+        raise UserError(
+            f"'{run.record['model']['name']}' on '{run.spec.name}' knows nothing between two conditions; a GAN of data with "
+            "captions, classes or attributes does."
+        )
+    if steps < 2:
+        raise UserError(f"steps = {steps} was given; an interpolation has at least 2, its ends.")
+    ends, device = [parse_condition(run.spec, given, n) for given in (start, end)], device_of(run.model)
+    z = drawn_codes(run, n, seed, ends[0]).repeat_interleave(steps, 0).to(device)
+    first, second = (to_model(run.spec.condition, c.to(device)).repeat_interleave(steps, 0) for c in ends)
+    weight, parts = torch.linspace(0, 1, steps, device=device).repeat(n), []
+    for begin in range(0, len(z), BLOCK):
+        rows = slice(begin, begin + BLOCK)
+        with torch.no_grad():
+            made = run.model.decode(z[rows], condition=Between(first[rows], second[rows], weight[rows]))
+        parts.append(run.units.to_codes(made).cpu())
+    return torch.cat(parts).unflatten(0, (n, steps))
 
 
 def averages(

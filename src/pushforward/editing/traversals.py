@@ -51,7 +51,7 @@ def traverse(
 
     data: whose codes say how far each unit goes; None: the standard normal distribution.
     """
-    able(run, encodes=False)
+    able(run)
     if steps < 2 or count < 1 or not span > 0:
         raise UserError(f"steps = {steps}, count = {count}, span = {span} were given; steps >= 2, count >= 1, span > 0.")
     mean, sigma = (value.flatten() for value in code_spread(run, data))

@@ -1,1 +1,1 @@
-"""Measuring: pure functions on samples and features, then one `evaluate`."""
+"""Measuring a run: what the measures look at, what they say in words, and one `evaluate`."""

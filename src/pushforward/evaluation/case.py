@@ -16,10 +16,10 @@ from pushforward.data.batches import STREAM, ArraySplit, Data, take
 from pushforward.data.spec import DataSpec
 from pushforward.data.units import units
 from pushforward.errors import UserError
-from pushforward.evaluation.features import LARGEST_FIT, FeatureSpace, feature_space, matrix, values_name
-from pushforward.evaluation.memory import nearest
 from pushforward.evaluation.records import Procedure
 from pushforward.evaluation.sides import sides
+from pushforward.measures.features import LARGEST_FIT, FeatureSpace, feature_space, matrix, values_name
+from pushforward.measures.memory import nearest
 from pushforward.models.contract import Diagnoses, Samples, device_of
 from pushforward.progress import Stages
 from pushforward.randomness import mix

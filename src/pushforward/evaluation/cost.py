@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from pushforward.evaluation.records import Measure
+from pushforward.measures.measure import Measure
 
 
 def cost_measures(model: nn.Module, result: dict[str, Any], samples: int, seconds: float) -> list[Measure]:

@@ -17,15 +17,17 @@ from pushforward._version import VERSION
 from pushforward.artefacts import write_picture
 from pushforward.data.batches import STREAM, Data, WindowSplit, take
 from pushforward.errors import UserError
-from pushforward.evaluation import fidelity, health, transport
+from pushforward.evaluation import health
 from pushforward.evaluation.case import REFERENCE, Case
 from pushforward.evaluation.cost import cost_measures
-from pushforward.evaluation.features import matrix
 from pushforward.evaluation.likelihood import likelihood_measures, true_density_measures
-from pushforward.evaluation.memory import memory_measures, nearest, text_measures
-from pushforward.evaluation.records import Evaluation, Measure
-from pushforward.evaluation.two_sample import LARGEST_FIT as JUDGED
-from pushforward.evaluation.two_sample import class_measures, told_apart, transfer_measures
+from pushforward.evaluation.records import Evaluation
+from pushforward.measures import fidelity, transport
+from pushforward.measures.features import matrix
+from pushforward.measures.measure import Measure
+from pushforward.measures.memory import memory_measures, nearest, text_measures
+from pushforward.measures.two_sample import LARGEST_FIT as JUDGED
+from pushforward.measures.two_sample import class_measures, told_apart, transfer_measures
 from pushforward.models.contract import Density, Diagnoses, Samples
 from pushforward.pictures.draw import draw_pairs
 from pushforward.progress import Stages
@@ -104,7 +106,13 @@ def _findings(case: Case, measures: list[Measure]) -> list[str]:
         apart = [nearest(rows[:n], rows[:n], np.arange(n))[0] for rows in (case.values.samples, case.values.real) if n > 1]
         said += health.alike(*apart) if apart else []
     figures = case.diagnosis if any(measure.group == "codes" for measure in measures) else {}
+    said = [*_noted(case.run), *said]
     return [*said, *health.copying(found), *health.overfitting(found), *health.unused_codes(figures)]
+
+
+def _noted(run: Run) -> list[str]:
+    """What was seen while the run was trained; of other weights than the last ones nothing is known."""
+    return [] if run.best else list((run.result or {}).get("notes", []))
 
 
 def _keep(case: Case, evaluation: Evaluation) -> None:

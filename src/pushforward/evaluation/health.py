@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from jaxtyping import Float, Int
 
-from pushforward.evaluation.records import Measure
+from pushforward.measures.measure import Measure
 
 RARE = 0.2  # of its share among the data: a class that the samples (nearly) lack
 EXPECTED = 10  # data of a class below which its absence may be chance: P(at most 2 | 10) = 0.003, P(at most 1) = 0.0005

@@ -20,8 +20,8 @@ from torch import Tensor
 
 from pushforward.data.spec import DataSpec
 from pushforward.errors import UserError
-from pushforward.evaluation.intervals import bootstrap_mean, half_interval
-from pushforward.evaluation.records import Measure
+from pushforward.measures.intervals import bootstrap_mean, half_interval
+from pushforward.measures.measure import Measure
 
 CHUNK = 256
 ESTIMATES = 256

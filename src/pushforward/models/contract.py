@@ -9,8 +9,9 @@ inherit from. Whoever trains, samples or measures models is written against this
 
 from __future__ import annotations
 
+import contextlib
 import itertools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -66,6 +67,29 @@ class Decodes(Protocol):
     def decode(self, z: Tensor, *, condition: Tensor | None = None) -> Tensor: ...
 
     def draw_codes(self, n: int, *, condition: Tensor | None = None, generator: Generator = None) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class Space:
+    """A space of codes. draw(n, condition=, generator=): codes (n, ...). decode(codes, condition=): x, differentiable."""
+
+    draw: Callable[..., Tensor]
+    decode: Callable[..., Tensor]
+
+
+@runtime_checkable
+class Spaces(Protocol):
+    """Has spaces of codes beside that of `Decodes` ("z"), by name. No capability: what inverts and edits asks for it."""
+
+    def spaces(self) -> dict[str, Space]: ...
+
+
+@runtime_checkable
+class Judges(Protocol):
+    """Knows how real data look, higher for what the model takes for real (logits; one for several data in packs). No
+    capability: training watches by it whether a critic knows its data by heart."""
+
+    def judge(self, x: Tensor, *, condition: Tensor | None = None) -> Tensor: ...
 
 
 @runtime_checkable
@@ -249,6 +273,18 @@ class Player:
     def roots(self) -> list[nn.Module]:
         """Its modules, as a list."""
         return self.modules if isinstance(self.modules, list) else [self.modules]
+
+
+@contextlib.contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Within it a module is in eval mode (no dropout, running statistics); afterwards each part is in the mode that it had."""
+    modes = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, training in modes:
+            part.training = training
 
 
 def device_of(module: nn.Module) -> torch.device:

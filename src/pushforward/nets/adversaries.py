@@ -33,13 +33,43 @@ class MLPGenerator(nn.Module):
 
 
 class MLPCritic(nn.Module):
-    """x (B, *shape), embedding or None -> logits (B,)."""
+    """The trunk of a critic: x (B, *shape), embedding or None -> features (B, width)."""
 
     def __init__(self, shape: tuple[int, ...], width: int, embedding: int):
         super().__init__()
-        self.net = mlp(int(torch.Size(shape).numel()) + embedding, 1, (width,) * 3, "leaky-relu")
+        self.width = width
+        layers = mlp(int(torch.Size(shape).numel()) + embedding, 1, (width,) * 3, "leaky-relu")
+        self.net = layers[:-1]  # the last layer is a head
         keep_variance(self.net)
 
-    def forward(self, x: Float[Tensor, "b *shape"], embedding: Float[Tensor, "b e"] | None = None) -> Float[Tensor, " b"]:
+    def forward(self, x: Float[Tensor, "b *shape"], embedding: Float[Tensor, "b e"] | None = None) -> Float[Tensor, "b width"]:
         x = x.flatten(1)
-        return self.net(x if embedding is None else torch.cat([x, embedding.to(x.dtype)], 1)).squeeze(1)
+        return self.net(x if embedding is None else torch.cat([x, embedding.to(x.dtype)], 1))
+
+
+class SeveralGenerators(nn.Module):
+    """Generators side by side, of which z says by a one-hot code which one a row is of: z (B, latent_dim) -> x (B, *shape).
+
+    G is continuous, so that one generator joins modes of the data that lie apart by bridges; several need none.
+
+    Args:
+        generators: of the same inputs and outputs. code: where in z (its first and last place + 1) the one-hot code is, which
+            the generators do not see.
+    """
+
+    def __init__(self, generators: list[nn.Module], code: tuple[int, int]):
+        super().__init__()
+        self.each = nn.ModuleList(generators)
+        self.code = code
+
+    def forward(self, z: Float[Tensor, "b d"], embedding: Float[Tensor, "b e"] | None = None) -> Float[Tensor, "b *shape"]:
+        first, last = self.code
+        chosen = z[:, first:last].argmax(1)
+        z = torch.cat([z[:, :first], z[:, last:]], 1)
+        order, parts = [], []
+        for number, generator in enumerate(self.each):
+            rows = (chosen == number).nonzero().squeeze(1)
+            if len(rows):
+                parts.append(generator(z[rows], *(() if embedding is None else (embedding[rows],))))
+                order.append(rows)
+        return torch.cat(parts)[torch.cat(order).argsort()]

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 
 from pushforward.data.spec import Condition
 from pushforward.errors import UserError
 from pushforward.nets.conv import ConvEncoder
+from pushforward.nets.text import TextEncoder
 from pushforward.randomness import Rng
 
 
@@ -23,22 +26,44 @@ def draw_condition(condition: Condition, n: int, rng: Rng) -> Tensor:
         return rng.categorical(condition_rates(condition, rng.device).expand(n, -1))
     if condition.kind == "attributes":
         return (rng.rand(n, condition.size) < condition_rates(condition, rng.device)).float()
-    raise UserError(f"this model needs its condition, and a {condition.kind} cannot be drawn at random; give one.")
+    raise not_given(condition)
+
+
+def not_given(condition: Condition) -> UserError:
+    """What is said where a condition has to be given, as there is no law to draw it from."""
+    kind, example = ("caption", ': condition="a red circle"') if condition.kind == "text" else (condition.kind, "")
+    return UserError(f"this model needs its condition, and a {kind} cannot be drawn at random; give one{example}.")
+
+
+@dataclass(frozen=True)
+class Between:
+    """A condition between two of each row: embeddings (1 - weight) e(first) + weight e(second), weight (B,)."""
+
+    first: Tensor
+    second: Tensor
+    weight: Tensor
 
 
 class ConditionEmbedding(nn.Module):
     """What a network is told beside x: a condition as a vector (B, width), and nothing where the data have none.
 
-    Classes are looked up, attributes (0/1) and vectors go through a linear map, paired images (in [-1, 1]) through
-    convolutions. Without a condition, and in rows where `drop` is true, it is one learned null vector.
+    Classes are looked up, attributes (0/1) and vectors go through a linear map, paired images (in [-1, 1]) and captions (token
+    ids) through convolutions. Without a condition, and in rows where `drop` is true, it is one learned null vector.
 
     Args:
         condition: what the data come with; None: nothing, and `width` is 0.
         width: numbers of the vector; an image is given four times as many.
         kinds: the conditions that the model takes.
+        vocabulary: how many tokens captions are made of.
     """
 
-    def __init__(self, condition: Condition | None, width: int, kinds: tuple[str, ...] = ("class", "attributes", "vector")):
+    def __init__(
+        self,
+        condition: Condition | None,
+        width: int,
+        kinds: tuple[str, ...] = ("class", "attributes", "vector"),
+        vocabulary: int = 0,
+    ):
         super().__init__()
         self.kind = condition.kind if condition else None
         self.width = 0
@@ -54,6 +79,8 @@ class ConditionEmbedding(nn.Module):
             self.embed = nn.Embedding(condition.size, width)
         elif condition.kind == "image":
             self.embed = ConvEncoder(condition.shape, self.width)
+        elif condition.kind == "text":
+            self.embed = TextEncoder(vocabulary, condition.size, width)
         else:
             self.embed = nn.Linear(condition.size, width)
         self.null = nn.Parameter(torch.zeros(self.width))
@@ -63,7 +90,7 @@ class ConditionEmbedding(nn.Module):
         return self.kind is not None
 
     def forward(self, condition: Tensor | None, rows: int, drop: Tensor | None = None) -> Tensor | None:
-        """condition (B,), (B, A), (B, C, H, W) or None -> (rows, width), or None where the data have none.
+        """condition (B,), (B, A), (B, C, H, W), (B, L) or None -> (rows, width), or None where the data have none.
 
         Raises UserError for a condition that this model was not built for, or not one for each row.
         """
@@ -76,8 +103,19 @@ class ConditionEmbedding(nn.Module):
         if len(condition) != rows:
             raise UserError(f"{len(condition)} conditions were given for {rows} data; give one for each.")
         condition = condition.to(self.null.device)
-        embedded = self.embed(condition if self.kind == "class" else condition.to(self.null.dtype))
+        embedded = self.embed(condition if self.kind in ("class", "text") else condition.to(self.null.dtype))
         return embedded if drop is None else torch.where(drop[:, None], self.null, embedded)
+
+    def of(self, condition: Tensor | Between | None, rows: int) -> Tensor | None:
+        """The embedding of rows of which all have a condition (rows, width), or of none (None)."""
+        if not self or condition is None:
+            return None
+        if isinstance(condition, Between):
+            first, second = self.of(condition.first, rows), self.of(condition.second, rows)
+            assert first is not None and second is not None
+            return torch.lerp(first, second, condition.weight[:, None].to(first.dtype))
+        # `drop` keeps the null vector in the graph: replicated training wants a gradient for every parameter.
+        return self(condition, rows, torch.zeros(rows, dtype=torch.bool, device=condition.device))
 
     def hidden(self, rows: int, rate: float, rng: Rng) -> Tensor | None:
         """Which rows' conditions are hidden (B,), at this rate: what teaches a model to do without; None: none of them."""

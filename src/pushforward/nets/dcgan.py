@@ -13,6 +13,7 @@ networks", arXiv:1511.06434.
 
 from __future__ import annotations
 
+import math
 from itertools import pairwise
 
 import torch
@@ -38,7 +39,7 @@ def sizes(height: int, width: int) -> list[tuple[int, int]]:
     if not (SMALLEST <= height <= LARGEST and SMALLEST <= width <= LARGEST):
         able = [min(max(side, SMALLEST), LARGEST) for side in (height, width)]
         raise UserError(
-            f"DCGAN makes images of {SMALLEST} to {LARGEST} pixels a side, not {height}x{width}; "
+            f"this network makes images of {SMALLEST} to {LARGEST} pixels a side, not {height}x{width}; "
             f"resize to {able[0]}x{able[1]}, the nearest that it can make, or take network='mlp'."
         )
     plan = [(height, width)]
@@ -99,7 +100,7 @@ class DCGANGenerator(nn.Module):
 
 
 class DCGANCritic(nn.Module):
-    """Images (B, C, H, W), embedding (B, embedding) or None -> logits (B,).
+    """The trunk of a critic: images (B, C, H, W), embedding (B, embedding) or None -> features (B, width), the last maps.
 
     Args:
         shape: (C, H, W) of an image; width: channels after the first convolution; embedding: width of the condition's
@@ -118,15 +119,14 @@ class DCGANCritic(nn.Module):
         )
         self.norms = nn.ModuleList([nn.Identity(), *(normalisation(norm, c) for c in channels[2:])])
         self.shift = nn.Linear(embedding, channels[1], bias=False) if embedding else None
-        height, breadth = self.plan[-1]
-        self.leave = nn.Linear(channels[-1] * height * breadth, 1)
+        self.width = channels[-1] * math.prod(self.plan[-1])
         initialise(self)
 
-    def forward(self, x: Float[Tensor, "b c h w"], embedding: Float[Tensor, "b e"] | None = None) -> Float[Tensor, " b"]:
+    def forward(self, x: Float[Tensor, "b c h w"], embedding: Float[Tensor, "b e"] | None = None) -> Float[Tensor, "b width"]:
         h = x
         for level, (down, norm, (height, width)) in enumerate(zip(self.downs, self.norms, self.plan, strict=False)):
             h = down(F.pad(h, (0, width % 2, 0, height % 2)))
             if level == 0 and self.shift is not None:
                 h = h + self.shift(embedding)[:, :, None, None]
             h = F.leaky_relu(norm(h), 0.2)
-        return self.leave(h.flatten(1)).squeeze(1)
+        return h.flatten(1)

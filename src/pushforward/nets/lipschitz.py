@@ -4,7 +4,7 @@ Spectral normalisation divides a layer's weights by an estimate of their largest
 
     W / sigma,    sigma = u^T W v,    v = W^T u / |W^T u|,    u = W v / |W v|,
 
-with one such power iteration at each forward pass in training: weights change little between passes, so u and v keep up.
+with one such power iteration after each update (`follow`): weights change little between updates, so u and v keep up.
 A convolution counts as the matrix (outputs, inputs x kernel), as in the paper. That bounds a linear layer's slope by 1, but
 that of a convolution only by sqrt(ceil(kernel / stride)) for each axis: a pixel is seen by so many patches.
 
@@ -46,7 +46,7 @@ LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, *TRANSPOSED)
 
 
 class SpectralNorm(nn.Module):
-    """W -> W / sigma, as a parametrisation (torch.nn.utils.parametrize). In eval mode u and v stay as they are.
+    """W -> W / sigma, as a parametrisation (torch.nn.utils.parametrize). A pass leaves u and v as they are; see `follow`.
 
     Args:
         weight: as it is at the beginning, from which u and v start. axis: that of the outputs.
@@ -76,12 +76,7 @@ class SpectralNorm(nn.Module):
 
     def forward(self, weight: Tensor) -> Tensor:
         with torch.autocast(weight.device.type, enabled=False):
-            matrix = self.matrix(weight)
-            if self.training:
-                self.iterate(matrix, 1)
-            # Copies, as the next pass (on fakes, after that on data) changes u and v before this one is differentiated.
-            sigma = self.u.clone() @ matrix @ self.v.clone()
-            return weight / sigma
+            return weight / (self.u @ self.matrix(weight) @ self.v)
 
 
 def spectral(network: Network) -> Network:
@@ -105,6 +100,17 @@ def spectral(network: Network) -> Network:
             norm = SpectralNorm(layer.weight, axis=1 if isinstance(layer, TRANSPOSED) else 0)
             parametrize.register_parametrization(layer, "weight", norm)
     return network
+
+
+@torch.no_grad()
+def follow(network: nn.Module) -> None:
+    """One power iteration of each spectral norm in a network: what is to be done after each update of its weights."""
+    for layer in network.modules():
+        if isinstance(layer, LAYERS) and parametrize.is_parametrized(layer, "weight"):
+            parametrized = layer.parametrizations["weight"]
+            for norm in parametrized:
+                if isinstance(norm, SpectralNorm):
+                    norm.iterate(norm.matrix(parametrized.original), 1)
 
 
 def cayley(raw: Tensor) -> Tensor:
@@ -189,9 +195,11 @@ class GroupSort(nn.Module):
 
 
 class OrthonormalCritic(nn.Module):
-    """x (B, *shape), embedding (B, embedding) or None -> outputs (B,) of slope <= 1 by x, whatever the weights.
+    """The trunk of a critic: x (B, *shape), embedding (B, embedding) or None -> features (B, width), a map of slope <= 1 in x
+    whatever the weights.
 
-    Orthonormal layers with GroupSort between them: the critic of Kantorovich and Rubinstein's W1, which needs no penalty.
+    Orthonormal layers with GroupSort after each: with an orthonormal head the critic of Kantorovich and Rubinstein's W1, which
+    needs no penalty.
 
     Args:
         shape: of a datum; width: units of each hidden layer; embedding: width of the condition's vector, beside x (0: none);
@@ -207,17 +215,18 @@ class OrthonormalCritic(nn.Module):
         for _ in range(depth):
             layers += [OrthonormalLinear(inputs, width), GroupSort(group)]
             inputs = width
-        self.net = nn.Sequential(*layers, OrthonormalLinear(inputs, 1))
+        self.width = width
+        self.net = nn.Sequential(*layers)
 
-    def forward(self, x: Float[Tensor, "b *shape"], embedding: Float[Tensor, "b e"] | None = None) -> Float[Tensor, " b"]:
+    def forward(self, x: Float[Tensor, "b *shape"], embedding: Float[Tensor, "b e"] | None = None) -> Float[Tensor, "b width"]:
         x = x.flatten(1)
-        return self.net(x if embedding is None else torch.cat([x, embedding.to(x.dtype)], 1)).squeeze(1)
+        return self.net(x if embedding is None else torch.cat([x, embedding.to(x.dtype)], 1))
 
 
 def slope(critic: Callable[[Tensor], Tensor], x: Float[Tensor, "b *shape"]) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
     """|grad_x l(x)| of a critic at data: its mean and its largest, to be shown. Nothing is differentiated through it.
 
-    A critic in training mode moves its statistics (those of spectral norms too), as in any forward pass.
+    A critic in training mode moves the statistics of its batch norms, as in any forward pass.
     """
     x = x.detach().to(torch.promote_types(x.dtype, torch.float32)).requires_grad_()
     with torch.enable_grad():

@@ -22,8 +22,6 @@ Where a layer looks at several rows, "the slope at one datum" of a penalty is th
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -159,62 +157,6 @@ def _virtualise(network: nn.Module, reference: int) -> int:
         else:
             found += _virtualise(module, reference)
     return found
-
-
-def last_linear(network: nn.Module) -> tuple[nn.Module, str, nn.Linear]:
-    """The last linear layer in the order of building, with its parent and its name there: what comes into it are the features.
-
-    Raises UserError where there is none, or the network is nothing else.
-    """
-    found = None
-    for parent in network.modules():
-        for name, child in parent.named_children():
-            if isinstance(child, nn.Linear):
-                found = parent, name, child
-    if found is None:
-        raise UserError(
-            f"{type(network).__name__} has no linear layer inside whose inputs could serve as features; "
-            "take network='mlp' or 'dcgan', or a module of your own that ends in nn.Linear."
-        )
-    return found
-
-
-def before_the_last(network: nn.Module, layer: Callable[[int], MinibatchDiscrimination | MinibatchDeviation]) -> nn.Module:
-    """The network with `layer(features)` ahead of its last linear layer, which is widened by `layer.added` inputs.
-
-    The old inputs keep their weights, the new ones begin at 0: closeness is a number up to that of the
-    rows, and at any other weight a fresh critic would be sure of something. Changes the network, and returns it.
-
-    >>> critic = before_the_last(nn.Sequential(nn.Linear(2, 8), nn.ReLU(), nn.Linear(8, 1)), MinibatchDiscrimination)
-    >>> critic[2][1].in_features, critic(torch.zeros(6, 2)).shape
-    (40, torch.Size([6, 1]))
-    """
-    parent, name, old = last_linear(network)
-    inserted = layer(old.in_features).to(old.weight.device)
-    new = nn.Linear(old.in_features + inserted.added, old.out_features, old.bias is not None).to(old.weight.device)
-    with torch.no_grad():
-        new.weight[:, : old.in_features] = old.weight
-        new.weight[:, old.in_features :] = 0
-        if old.bias is not None:
-            new.bias.copy_(old.bias)
-    setattr(parent, name, nn.Sequential(inserted, new))
-    return network
-
-
-def features_and_output(network: nn.Module, *inputs: Tensor) -> tuple[Tensor, Tensor]:
-    """What comes into the last linear layer, (B, A), and what the network says, of one pass.
-
-    >>> f, logits = features_and_output(nn.Sequential(nn.Linear(2, 8), nn.ReLU(), nn.Linear(8, 1)), torch.zeros(6, 2))
-    >>> f.shape, logits.shape
-    (torch.Size([6, 8]), torch.Size([6, 1]))
-    """
-    seen: list[Tensor] = []
-    handle = last_linear(network)[2].register_forward_pre_hook(lambda module, given: seen.append(given[0]))
-    try:
-        output = network(*inputs)
-    finally:
-        handle.remove()
-    return seen[-1][-len(output) :], output  # a reference batch is ahead of the rows
 
 
 def _device(module: nn.Module) -> torch.device | None:

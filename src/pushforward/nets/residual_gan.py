@@ -8,11 +8,7 @@ Blocks add to a shortcut what two 3 x 3 convolutions make of it (U: nearest-neig
 and a critic judges the sum over all places of the last features, h(x). The condition's embedding e reaches the generator
 through its norms, class-conditional batch normalisation (A, B a layer's own matrices, so that e = 0 is a plain batch norm),
 
-    norm(h | e) = (1 + A e) batch_norm(h) + B e,
-
-and the critic by projection, since for p(x | c) and q(x | c) that are log-linear in h, log p/q is of that form:
-
-    l(x, c) = w . h(x) + b + <V e, h(x)>.
+    norm(h | e) = (1 + A e) batch_norm(h) + B e.
 
 BigGAN cuts z into chunks, the first of which is drawn on at the coarsest size; each block's norms see the next one beside e.
 Self-attention lets far places agree: every place adds gamma times an average over all places, gamma = 0 at the beginning.
@@ -37,7 +33,6 @@ from torch.nn import functional as F
 
 from pushforward.errors import UserError
 from pushforward.nets.dcgan import MOMENTUM, sizes
-from pushforward.nets.lipschitz import spectral as normalise_spectrally
 
 
 def attended(plan: list[tuple[int, int]], side: int) -> int:
@@ -209,13 +204,14 @@ class ResidualGenerator(nn.Module):
 
 
 class ResidualCritic(nn.Module):
-    """Images (B, C, H, W), embedding (B, embedding) or None -> logits (B,), from `width` features.
+    """The trunk of a critic: images (B, C, H, W), embedding (B, embedding) or None -> features h(x) (B, width), summed over all
+    places of the last block.
 
     Args:
         shape: (C, H, W) of an image; channels: after the first block, doubling as sizes halve, up to eight times as many.
-        embedding: width of the condition's vector (0: none), which enters by projection; without one at a call, that term
-            is left out.
-        attention, orthogonal: as the generator's. spectral: whether every layer is spectrally normalised.
+        embedding: width of the condition's vector (0: none), which shifts every channel after the first block (where a
+            condition is to enter by projection, that is the business of the head).
+        attention, orthogonal: as the generator's.
     """
 
     def __init__(
@@ -224,7 +220,6 @@ class ResidualCritic(nn.Module):
         channels: int = 32,
         embedding: int = 0,
         *,
-        spectral: bool = True,
         attention: int | None = None,
         orthogonal: bool = False,
     ):
@@ -236,26 +231,15 @@ class ResidualCritic(nn.Module):
         self.blocks = nn.ModuleList([*downs, DownBlock(self.width, self.width, halve=False)])
         self.place = None if attention is None else attended(plan, attention)
         self.attention = None if self.place is None else SelfAttention(widths[self.place])
-        self.leave = nn.Linear(self.width, 1)
-        self.project = nn.Linear(embedding, self.width, bias=False) if embedding else None
+        self.shift = nn.Linear(embedding, widths[1], bias=False) if embedding else None
         initialise(self, orthogonal)
-        if spectral:
-            normalise_spectrally(self)
 
-    def features(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b width"]:
-        """h(x), the sum over all places of the last block's features."""
+    def forward(self, x: Float[Tensor, "b c h w"], embedding: Float[Tensor, "b e"] | None = None) -> Float[Tensor, "b width"]:
         h = x
         for level, block in enumerate(self.blocks):
             if self.attention is not None and level == self.place:
                 h = self.attention(h)
             h = block(h)
+            if level == 0 and self.shift is not None and embedding is not None:
+                h = h + self.shift(embedding.to(h.dtype))[:, :, None, None]
         return F.relu(h).sum((2, 3))
-
-    def forward(self, x: Float[Tensor, "b c h w"], embedding: Float[Tensor, "b e"] | None = None) -> Float[Tensor, " b"]:
-        h = self.features(x)
-        logits = self.leave(h).squeeze(1)
-        if embedding is None:
-            return logits
-        if self.project is None:
-            raise UserError("this critic was built without a condition; build it with embedding = the width of its vector.")
-        return logits + (self.project(embedding) * h).sum(1)

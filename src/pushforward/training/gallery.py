@@ -100,6 +100,7 @@ def sample_recipe(run: Any, n: int, seed: int, condition: Any, options: dict[str
         "seed": seed,
         "condition": asked,
         "options": options,
+        **({"best": True} if run.best else {}),
     }
 
 
@@ -130,8 +131,9 @@ def _picture_recipe(run: Any, picture: str) -> dict[str, Any]:
 
 
 def draw_training(run: Any, seed: int) -> Any:
-    """The curves of a run; None for one without a history."""
-    return draw_history(run.history) if run.history else None
+    """The curves of a run; None for one without a history. What was watched comes first, as there may be too many."""
+    rows = sorted(run.history, key=lambda row: not any(name.startswith("watch/") for name in row))
+    return draw_history(rows) if rows else None
 
 
 def draw_coming_about(run: Any, seed: int) -> Any:

@@ -95,11 +95,23 @@ class Display:
             self.task = self.progress.add_task(title, total=1000, text="starting")
             self.progress.start()
 
-    def show(self, step: int, fraction: float, rate: float, elapsed: float, values: dict[str, float]) -> None:
+    def show(
+        self,
+        step: int,
+        fraction: float,
+        rate: float,
+        elapsed: float,
+        values: dict[str, float],
+        watched: dict[str, float] | None = None,
+    ) -> None:
+        """values: of the losses, the first to be shown first. watched: all of them are shown."""
         if self.quiet:
             return
         left = elapsed * (1 - fraction) / fraction if fraction > 0 else None
-        shown = "  ".join(f"{name.removesuffix('/loss')} {value:.4g}" for name, value in list(values.items())[:3])
+        shown = "  ".join(
+            f"{name.removesuffix('/loss')} {value:.4g}" for name, value in list(values.items())[: 2 if watched else 3]
+        )
+        shown += "".join(f"  {name} {value:.3g}" for name, value in (watched or {}).items())
         of = f"/{self.total}" if self.total else ""
         text = f"step {step}{of}  {rate:.3g} steps/s  {shown}"
         if self.progress:

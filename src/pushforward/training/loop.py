@@ -6,10 +6,9 @@ player's loss on the step's data with noise that is a function of (seed, step, p
 
 from __future__ import annotations
 
-import math
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -25,6 +24,7 @@ from pushforward.models.contract import Loss, Moment, Player, Update
 from pushforward.randomness import UpdateRng, mix, seed_everything
 from pushforward.training import checkpoints, engine
 from pushforward.training.averaging import Average
+from pushforward.training.guard import Guard, NotFinite
 from pushforward.training.interrupts import Interrupts
 from pushforward.training.log import Display, History, Trackers, Window
 from pushforward.training.optimizers import make_optimizers, rate_at
@@ -32,6 +32,7 @@ from pushforward.training.precision import Pace, autocast
 from pushforward.training.settings import TrainingSettings, seconds
 from pushforward.training.validation import Modes, Validation
 
+LOOKING = 0.05  # of the time of a run, at most, is for watching it
 _LAST_TURNS = 1000  # of a player at the end that never says it has finished
 
 
@@ -46,10 +47,6 @@ class Outcome:
     seconds: float = 0.0
     notes: list[str] = field(default_factory=list)
     signal: int = 0
-
-
-class NotFinite(Exception):
-    """A loss or gradient became NaN or infinite; the sentence says where."""
 
 
 class _Turn:
@@ -67,7 +64,8 @@ class Loop:
     """Moves the players of one model from `step` to the end of the run.
 
     directory: of checkpoints and history, written by the first process alone. picture: called with the step, under averaged
-    weights, whenever a sample picture is due.
+    weights, whenever a sample picture is due. watch: likewise, where no loss says how a run does; its figures are logged. It is
+    left out while it would take more than a twentieth of the time, unless `validate_every` says when.
     """
 
     def __init__(
@@ -83,6 +81,7 @@ class Loop:
         directory: Path,
         display: Display | None = None,
         picture: Callable[[int], None] | None = None,
+        watch: Callable[[int], dict[str, float]] | None = None,
         rank: int = 0,
         world: int = 1,
     ):
@@ -95,11 +94,16 @@ class Loop:
         self.last = [player for player in players if player.at_end]
         self.picture = None if self.last else picture  # without what these learn samples would mislead
         self.players = players = [_scaled(player, players, settings) for player in players if not player.at_end]
+        self.watch = watch
+        self.watched: dict[str, float] = {}  # the latest figures
+        self.looks: list[float] = []  # how many seconds each look took
+        self.looked = 0  # the step of the last one
         self.modes = Modes(model)
         self.optimizers = make_optimizers(players, self.device)
         # Whatever no player owns (a teacher, a codec) is frozen too.
         learned = [p for player in players if player.loss is not None for p in player.parameters()]
         self.everyone = list(dict.fromkeys([*learned, *(p for p in model.parameters() if p.requires_grad)]))
+        self.guard = Guard(model, settings.clip, self.device, world)
         self.synchroniser = engine.Synchroniser(world)
         self.turns = {
             player.name: _Turn(player, index, self.everyone, self.synchroniser)
@@ -116,7 +120,6 @@ class Loop:
         self.best: dict[str, Tensor] = {}  # averaged weights and buffers of the best validation, where patience asks for them
         self._stop = "" if players else "converged"  # nothing to train: all there is to learn is learned at the end
         self._passed: dict[int, int] = {}
-        self._pending: tuple[int, str, Tensor, Loss] | None = None
         self._thawed: str | None = None
 
     def run(self) -> Outcome:
@@ -157,10 +160,13 @@ class Loop:
                         row = self._row(window.read(), rate)
                         history.add(row)
                         trackers.add(row)
-                        self.display.show(self.step, self._fraction(), rate, self.elapsed, _figures(row))
+                        self.display.show(self.step, self._fraction(), rate, self.elapsed, _figures(row), self.watched)
                         logged, logged_step = now, self.step
-                    if self._due(self.settings.validate_every, 20) and self._validate(history, trackers):
-                        self._stop = "stopped early"
+                    if self._due(self.settings.validate_every, 20):
+                        if self._validate(history, trackers):
+                            self._stop = "stopped early"
+                        if self._worth_a_look():
+                            self._look(history, trackers)
                     # what the last players learn is not there yet, and samples without it would mislead
                     if (
                         self.picture
@@ -175,12 +181,13 @@ class Loop:
                     if (every and self.step % every == 0) or (not every and now - saved > 60):
                         self.save()
                         saved = time.monotonic()
-            if self._pending:
-                self._check(*self._pending)
+            self.guard.settle()
             self.elapsed = time.monotonic() - self._began
             if window.terms:
                 history.add(self._row(window.read(), self.step / max(self.elapsed, 1e-9)))
             self.save()
+            if self.watch and not outcome.signal and self.looked < self.step:
+                self._look(history, trackers)
         finally:
             trackers.close()
             self.display.close()
@@ -229,8 +236,7 @@ class Loop:
                 if repeat not in fetched:  # players share the data of a step
                     fetched[repeat] = self.batches.at(self.step * self.repeats + repeat)
                     fetched[repeat].step, fetched[repeat].progress = self.step, self._fraction()
-                loss = self._turn(self.turns[player.name], fetched[repeat], repeat)
-                window.add(player.name, {"loss": loss.total, **loss.terms})
+                window.add(player.name, self._turn(self.turns[player.name], fetched[repeat], repeat))
         if self.turns:
             self.average.step(self.step, self.examples_per_step)
 
@@ -250,7 +256,8 @@ class Loop:
                 if update.finished:
                     break
 
-    def _turn(self, turn: _Turn, batch: Batch, repeat: int) -> Loss:
+    def _turn(self, turn: _Turn, batch: Batch, repeat: int) -> dict[str, Tensor]:
+        """One update of a player; its loss, the terms of this and the norm of the gradient."""
         player = turn.player
         if self._thawed != player.name:
             for parameter in turn.frozen:
@@ -269,12 +276,7 @@ class Loop:
                     share = len(part) / len(batch)
                     found.append((share, self._backward(turn, part, repeat, number, share)))
             loss = _weighted(found)
-        gradients = [_gradient(p) for p in turn.parameters]
-        norms = torch._foreach_norm(gradients)
-        if self.device.type == "cpu":
-            self._guard_and_clip(player, loss, gradients, norms)
-        else:
-            self._guard_and_clip_without_waiting(player, loss, gradients, norms)
+        norm = self.guard.clip(self.step, player, turn.parameters, loss)
         optimizer = self.optimizers[player.name]
         rate = rate_at(player.optimizer, self.step, self._fraction(), self.steps)
         for group in optimizer.param_groups:
@@ -284,7 +286,7 @@ class Loop:
             with torch.no_grad():
                 keep = self.synchroniser.gathered({name: rows.detach() for name, rows in loss.keep.items()})
                 player.after_update(keep, self._moment(turn, repeat))
-        return loss
+        return {"loss": loss.total, **loss.terms, "gradient": norm}
 
     def _moment(self, turn: _Turn, repeat: int) -> Moment:
         generator = torch.Generator(self.device).manual_seed(mix(self.settings.seed, self.step, turn.index, repeat, 0xAF7E5))
@@ -297,54 +299,10 @@ class Loop:
         (loss.total if share == 1.0 else loss.total * share).backward()
         return loss
 
-    # Loss and gradient are looked at before the weights move, and gradients scaled to at most `clip` in norm. With several
-    # processes all must decide alike: there, a bad loss shows in everyone's averaged gradient.
-
-    def _largest(self, player: Player) -> float:
-        return self.settings.clip if player.optimizer.clip is None else player.optimizer.clip
-
-    def _guard_and_clip(self, player: Player, loss: Loss, gradients: list[Tensor], norms: Sequence[Tensor]) -> None:
-        norm = math.hypot(*[each.item() for each in norms])
-        if not math.isfinite(norm if self.world > 1 else norm + loss.total.item()):
-            self._check(self.step, player.name, torch.tensor(False), loss)
-        if 0 < (largest := self._largest(player)) < norm:
-            torch._foreach_mul_(gradients, largest / norm)
-
-    def _guard_and_clip_without_waiting(
-        self, player: Player, loss: Loss, gradients: list[Tensor], norms: Sequence[Tensor]
-    ) -> None:
-        """On a GPU the look is at the previous update, so that the host never waits; a roll-back undoes the one since."""
-        norm = torch.linalg.vector_norm(torch.stack(list(norms)))
-        finite = torch.isfinite(norm if self.world > 1 else norm + loss.total.detach())
-        previous, self._pending = self._pending, (self.step, player.name, finite, loss)
-        if previous:
-            self._check(*previous)
-        if (largest := self._largest(player)) > 0:
-            torch._foreach_mul_(gradients, (largest / (norm + 1e-12)).clamp(max=1.0))
-
     def _fraction(self) -> float:
         """How far the run is, from 0 to 1."""
         by_steps = self.step / self.steps if self.steps else 0.0
         return min(1.0, max(by_steps, self.elapsed / self.budget if self.budget else 0.0))
-
-    def _check(self, step: int, player: str, finite: Tensor, loss: Loss) -> None:
-        if bool(finite):
-            return
-        self._pending = None
-        terms = {"loss": loss.total, **loss.terms}
-        bad = [name for name, value in terms.items() if not bool(torch.isfinite(value).all())]
-        named = {id(p): name for name, p in self.model.named_parameters()}
-        tensor = next(
-            (
-                named.get(id(p), "?")
-                for p in self.turns[player].parameters
-                if p.grad is not None and not bool(torch.isfinite(p.grad).all())
-            ),
-            None,
-        )
-        terms_named = f"its term(s) {', '.join(bad)}" if bad else "its gradient (the loss itself is finite)"
-        where = f", first in the gradient of '{tensor}'" if tensor else ""
-        raise NotFinite(f"at step {step} the player '{player}' met a value that is not finite in {terms_named}{where}")
 
     def _roll_back(self, error: NotFinite, outcome: Outcome) -> None:
         """Once: back to the last good state, in full precision. Twice: stop."""
@@ -388,9 +346,7 @@ class Loop:
 
     def save(self) -> None:
         """Writes the state that `load` takes up again, atomically."""
-        if self._pending:
-            self._check(*self._pending)
-            self._pending = None
+        self.guard.settle()
         if self.rank == 0:
             tensors = checkpoints.pack(self.model, self.average.state(), self.distinct)
             tensors |= {f"best/{name}": value for name, value in self.best.items()}
@@ -435,6 +391,24 @@ class Loop:
         """Pictures on the way come at least ten seconds apart."""
         return self.elapsed - last > 10 or self.settings.picture_every is not None
 
+    def _worth_a_look(self) -> bool:
+        """Whether the watch takes at most a twentieth of the time, or was asked for at this step."""
+        spent = sum(self.looks) + min(self.looks, default=0.0)  # the least: the first one has more to do
+        return self.watch is not None and (self.settings.validate_every is not None or spent <= LOOKING * self.elapsed)
+
+    def _look(self, history: History, trackers: Trackers) -> None:
+        """Logs what the watch sees of the averaged weights."""
+        assert self.watch is not None
+        began = time.monotonic()
+        with self.average.used(), self.modes.evaluating():
+            found = self.watch(self.step)
+        self.looks.append(time.monotonic() - began)
+        self.watched, self.looked = found, self.step
+        if found:
+            row = {"step": self.step, "seconds": round(self.elapsed, 3)} | {f"watch/{name}": v for name, v in found.items()}
+            history.add(row)
+            trackers.add(row)
+
     def _validate(self, history: History, trackers: Trackers) -> bool:
         """Logs the validation losses of the averaged weights; true when patience is at its end."""
         if not self.validation:
@@ -450,13 +424,6 @@ class Loop:
             buffers = {f"buffer/{name}": v for name, v in self.model.named_buffers()}
             self.best = {name: v.clone() for name, v in (self.average.state() | buffers).items()}
         return patience is not None and self.validation.waited >= patience
-
-
-def _gradient(parameter: nn.Parameter) -> Tensor:
-    """A parameter's gradient: zeros, as DDP would give, for one that the loss does not touch."""
-    if parameter.grad is None:
-        parameter.grad = torch.zeros_like(parameter)
-    return parameter.grad
 
 
 def _weighted(parts: list[tuple[float, Loss]]) -> Loss:

@@ -19,7 +19,7 @@ from pushforward.data.spec import DataSpec
 from pushforward.errors import UserError
 from pushforward.training import checkpoints, engine
 from pushforward.training.codes import codes_of
-from pushforward.training.records import CODES, is_yours, read_record
+from pushforward.training.records import BEST, CODES, STATE, is_yours, read_record
 from pushforward.training.runs import Run
 
 
@@ -36,11 +36,14 @@ def open_data(source: Any, **options: Any) -> Data:
 _DEFAULTS = {name: option.default for name, option in inspect.signature(load_data).parameters.items()}
 
 
-def load(directory: str | Path, *, device: str = "cpu", model: nn.Module | None = None, **settings: Any) -> Run:
+def load(
+    directory: str | Path, *, device: str = "cpu", model: nn.Module | None = None, best: bool = False, **settings: Any
+) -> Run:
     """Opens a run directory. Needs no code beside the library, except for networks of your own: give those again, as the
-    settings they were (`pf.load(path, encoder=mine)`), or the whole model as `model=`.
+    settings they were (`pf.load(path, encoder=mine)`), or the whole model as `model=`. best: with the weights of the best
+    moment of its training instead of the last ones, where no loss says how the model does (a game) and it was watched.
 
-    Raises UserError for a directory that is not there, is no run, is half-written, or comes from another version.
+    Raises UserError for a directory that is not there, is no run, is half-written, comes from another version or has no best.
     """
     directory = Path(directory)
     record = read_record(directory)
@@ -57,10 +60,18 @@ def load(directory: str | Path, *, device: str = "cpu", model: nn.Module | None 
             raise UserError(f"the run in {directory} has parts of your own; give them again: pf.load(path, {what}).")
         model = zoo.create(record["model"]["name"], spec, **given)
     path = checkpoints.weights_file(directory, record.get("result", {}).get("status"))
+    if best:
+        path = directory / BEST
+        if not path.exists():
+            raise UserError(
+                f"{directory} keeps no best checkpoint: one is kept of models whose losses say nothing about held-out data "
+                f"(games), unless validate_every = 0. Leave best away."
+            )
     tensors, _ = checkpoints.read_tensors(path)
-    if path.name != checkpoints.WEIGHTS.name:  # a run that is under way, or was killed: the average of its last checkpoint
+    if path.name == STATE.name:  # a run that is under way, or was killed: the average of its last checkpoint
         tensors = {**checkpoints.section(tensors, "model"), **checkpoints.section(tensors, "average")}
     checkpoints.load_weights(model, tensors, str(directory))
     source = record["data"]["source"]
     in_memory = str(source.get("source", "<")).startswith("<")
-    return Run(model.to(target).eval(), spec, directory, record, None if in_memory else functools.partial(open_data, **source))
+    data = None if in_memory else functools.partial(open_data, **source)
+    return Run(model.to(target).eval(), spec, directory, record, data, best=best)

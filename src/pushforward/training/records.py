@@ -13,6 +13,7 @@ FORMAT = 1
 CODES = "codes:"  # before a run's directory: the source that is its codes
 STATE = Path("last") / "state.safetensors"
 WEIGHTS = Path("model.safetensors")
+BEST = Path("best.safetensors")
 LENGTHS = ("steps", "epochs", "budget")
 YOURS = "<your "
 

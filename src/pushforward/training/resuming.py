@@ -13,6 +13,7 @@ from pushforward.data.batches import Data, take
 from pushforward.data.spec import DataSpec
 from pushforward.errors import UserError
 from pushforward.training import checkpoints
+from pushforward.training.log import read_history
 from pushforward.training.records import plain_settings, read_record
 from pushforward.training.settings import TrainingSettings, seconds
 
@@ -29,6 +30,12 @@ class Begun:
     @classmethod
     def read(cls, directory: Path) -> Begun:
         return cls(directory, read_record(directory), *checkpoints.read_tensors(directory / checkpoints.STATE))
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """The rows of its history up to its checkpoint."""
+        path = self.directory / "history.jsonl"
+        return [row for row in read_history(path) if row["step"] <= self.header["step"]] if path.exists() else []
 
     def refuse_another(self, name: str, model: nn.Module, data: Data, settings: TrainingSettings) -> None:
         """What a run is cannot change in its middle."""

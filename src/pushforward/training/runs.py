@@ -31,13 +31,15 @@ from pushforward.models.contract import (
 from pushforward.randomness import SampleRng
 from pushforward.training import checkpoints
 from pushforward.training.log import read_history
+from pushforward.training.records import BEST
 
 
 class Run:
     """A trained model with its data contract: what `pf.train` and `pf.load` return.
 
     model: the network with averaged weights, in eval mode. directory: where it is kept. record: what run.yaml says.
-    history: the rows of history.jsonl. data: what it was trained on, or what loads that when it is asked for.
+    history: the rows of history.jsonl. data: what it was trained on, or what loads that when it is asked for. best: whether the
+    weights are those of best.safetensors instead of the last ones.
     """
 
     def __init__(
@@ -47,9 +49,10 @@ class Run:
         directory: Path,
         record: dict[str, Any],
         data: Data | Callable[[], Data] | None = None,
+        best: bool = False,
     ):
         self.model, self.spec, self.directory, self.record = model, spec, Path(directory), record
-        self._data = data
+        self._data, self.best = data, best
 
     def __repr__(self) -> str:
         result = self.record.get("result", {})
@@ -73,7 +76,8 @@ class Run:
     @property
     def weights(self) -> str:
         """Fingerprint of the weights that this run samples with."""
-        return checkpoints.fingerprint(checkpoints.weights_file(self.directory, self.result.get("status")))
+        last = checkpoints.weights_file(self.directory, self.result.get("status"))
+        return checkpoints.fingerprint(self.directory / BEST if self.best else last)
 
     @property
     def data(self) -> Data | None:

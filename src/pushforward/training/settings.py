@@ -31,7 +31,8 @@ class TrainingSettings:
             so that it fits runs of any length; 0 keeps the last weights.
         log_every: steps between two lines of history.jsonl.
         checkpoint_every: steps between two checkpoints; by default one a minute.
-        validate_every: steps between two validation losses; by default twenty in a run; 0 never.
+        validate_every: steps between two validation losses or, where no loss says how a model does (a game), two looks at its
+            samples; by default twenty in a run, fewer looks where they would take more than 5 % of the time; 0 never.
         patience: stop when the validation loss has not improved for so many validations, and keep the best weights.
         picture_every: steps between two sample pictures; by default about six in a run; 0 never.
         tensorboard: also write TensorBoard event files to the run directory.

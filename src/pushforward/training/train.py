@@ -43,6 +43,7 @@ from pushforward.training.resuming import Begun, fingerprint
 from pushforward.training.runs import Run
 from pushforward.training.settings import TrainingSettings
 from pushforward.training.validation import Modes
+from pushforward.training.watch import Watch, watch_for
 
 
 def train(model: str | nn.Module, data: Any = "digits", **settings: Any) -> Run:
@@ -176,6 +177,7 @@ def _train(
     def picture(step: int) -> None:
         sample_picture(run, directory / "progress" / f"step-{step:07d}.png", step)
 
+    watch = watch_for(run, data, players) if rank == 0 and settings.validate_every != 0 else None
     loop = Loop(
         model,
         players,
@@ -187,12 +189,15 @@ def _train(
         directory=directory,
         display=display,
         picture=picture if rank == 0 else None,
+        watch=watch,
         rank=rank,
         world=world,
     )
     if begun:
         loop.load(begun.tensors, begun.header)  # refuses another model's weights before anything is written
         display.say(begun.changes(replace(settings, steps=steps)))
+        for sentence in watch.at_resume(begun.rows) if watch else []:
+            display.say(sentence)
     if rank == 0:
         write_yaml(directory / "run.yaml", run.record)
     try:
@@ -202,7 +207,12 @@ def _train(
         if rank == 0 and begun is None and loop.step == 0 and not loop.failures:
             _forget(directory)
         raise
-    run.record["result"] = _result(outcome, loop)
+    if watch:
+        said = watch.sentences(loop.history)
+        outcome.notes += said
+        for sentence in said:
+            display.say(sentence)
+    run.record["result"] = _result(outcome, loop, watch)
     if rank == 0:
         with Interrupts():  # what is left takes seconds, and a run without it would have to be resumed
             _keep(run)
@@ -268,7 +278,7 @@ def _keep(run: Run) -> None:
     draw_run(run)
 
 
-def _result(outcome: Outcome, loop: Loop) -> dict[str, Any]:
+def _result(outcome: Outcome, loop: Loop, watch: Watch | None) -> dict[str, Any]:
     """How the training ended, for run.yaml."""
     return {
         "status": outcome.status,
@@ -279,6 +289,7 @@ def _result(outcome: Outcome, loop: Loop) -> dict[str, Any]:
         "parameters": sum(p.numel() for p in loop.model.parameters()),
         "precision": loop.precision,
         "best_validation": list(loop.validation.best) if loop.validation.best else None,
+        **({"best": {"figure": watch.best[0], "step": watch.best[1]}} if watch and watch.best else {}),
         "notes": outcome.notes,
     }
 

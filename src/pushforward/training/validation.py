@@ -44,6 +44,12 @@ class Modes:
             self.train()
 
 
+def validating(players: list[Player]) -> list[Player]:
+    """Those players whose loss says something on held-out data."""
+    learners = [player for player in players if player.loss is not None]
+    return [player for player in learners if player.validates or (player.validates is None and len(learners) == 1)]
+
+
 class Validation:
     """The losses of those players whose loss says something on held-out data.
 
@@ -51,8 +57,7 @@ class Validation:
     """
 
     def __init__(self, players: list[Player], batches: Callable[[], list[Batch]] | None, seed: int, device: torch.device):
-        learners = [player for player in players if player.loss is not None]
-        self.players = [p for p in learners if p.validates or (p.validates is None and len(learners) == 1)]
+        self.players = validating(players)
         self.batches, self.seed, self.device = batches, seed, device
         self.best: tuple[float, int] | None = None
         self.waited = 0

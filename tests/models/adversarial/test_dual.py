@@ -4,10 +4,11 @@ import math
 
 import pytest
 import torch
+from torch import nn
 
 from pushforward.errors import UserError
 from pushforward.models.adversarial.dual import critic_w1
-from pushforward.nets.lipschitz import OrthonormalCritic
+from pushforward.nets.lipschitz import OrthonormalCritic, OrthonormalLinear
 
 
 def normal(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -27,7 +28,7 @@ def test_the_critic_is_one_lipschitz_and_finds_w1():
     (slope,) = torch.autograd.grad(critic(points).sum(), points)
     assert slope.norm(dim=1).max() < 1 + 1e-4
     torch.manual_seed(1)
-    untrained = OrthonormalCritic((7,), 64)
+    untrained = nn.Sequential(OrthonormalCritic((7,), 64), OrthonormalLinear(64, 1), nn.Flatten(0))
     a, b = normal(2, 400, 7).float()
     assert ((untrained(a) - untrained(b)).abs() <= (a - b).norm(dim=1) * (1 + 1e-4)).all()
 

@@ -5,7 +5,16 @@ import torch
 from torch import nn
 
 from pushforward.errors import UserError
-from pushforward.models.adversarial.penalties import PENALTIES, between, dragan, gradient_penalty, penalties, r1, r2
+from pushforward.models.adversarial.penalties import (
+    PENALTIES,
+    between,
+    dragan,
+    gradient_penalty,
+    r1,
+    r2,
+    regulariser,
+    squared_slope,
+)
 from pushforward.randomness import SampleRng
 
 REAL = torch.tensor([[3.0, 4.0], [0.0, 1.0]])
@@ -125,23 +134,36 @@ def test_the_penalised_wasserstein_critic_is_as_steep_as_theory_says():
 
 def test_settings_become_penalties():
     lazy = {"gradient-penalty": {"weight": 10.0, "every": 4.0}}
-    found = penalties({"r1": 0.5, **lazy, "r2": 0.0})
+    found = regulariser({"r1": 0.5, **lazy, "r2": 0.0}).penalties
     assert [(p.name, p.weight, p.every) for p in found] == [("r1", 0.5, 1), ("gradient-penalty", 10.0, 4)]
-    assert penalties({}) == []
+    assert not regulariser({}) and not regulariser("none") and regulariser("none").penalties == ()
+    both = regulariser(["spectral", "r1"])
+    assert both.spectral and both.clip is None and [p.name for p in both.penalties] == ["r1"]
+    assert both.alone == ["spectral"] and regulariser("r1").alone == [] and regulariser(["r2", "r1"]).alone == ["r2"]
+    assert regulariser({"clipping": 0.03}).clip == 0.03
 
 
 @pytest.mark.parametrize(
     "settings, sentence",
     [
-        ({"gp": 1.0}, "there is no penalty 'gp'"),
+        ("gradient", "there is no regulariser 'gradient'; did you mean gradient-penalty"),
         ({"r1": -1.0}, "give a number >= 0"),
         ({"r1": float("nan")}, "give a number >= 0"),
         ({"r1": {"every": 4}}, "give a weight, or"),
         ({"r1": {"weight": 1, "evry": 4}}, "give a weight, or"),
         ({"r1": {"weight": 1, "every": 0}}, "at least 1"),
         ({"r1": {"weight": 1, "every": 1.5}}, "at least 1"),
+        ({"clipping": 0.0}, "leaves the critic nothing"),
+        ({"spectral": 2.0}, "has no strength"),
+        (["spectral", "clipping"], "take one"),
+        (["none", "r1"], "leave it or them away"),
     ],
 )
 def test_bad_settings_are_refused_with_a_sentence(settings, sentence):
     with pytest.raises(UserError, match=sentence):
-        penalties(settings)
+        regulariser(settings)
+
+
+def test_a_critic_without_a_gradient_is_named():
+    with pytest.raises(UserError, match="have no gradient by x"):
+        squared_slope(lambda x: x.detach().sum(1), torch.ones(2, 3))

@@ -18,8 +18,6 @@ from pushforward.models.adversarial.stabilisers import (
     instance_noise,
     pack,
     packed_shape,
-    real_logit,
-    semi_supervised,
     smooth_labels,
     smoothed_cross_entropy,
     stabilisers,
@@ -152,7 +150,6 @@ def test_the_best_critic_under_noisy_labels_is_that_of_the_mixtures():
         ("noisy-labels", "wasserstein", "linear in the outputs"),
         ("noisy-labels", "hinge", "stays the same"),
         ("noisy-labels", "f-total-variation", "stays the same"),
-        ("noisy-labels", "minmax", "did you mean minimax"),
     ],
 )
 def test_labels_are_refused_where_they_do_nothing(name, objective, reason):
@@ -261,36 +258,6 @@ def test_a_last_pack_is_filled_with_the_first_rows(rows, m):
     assert all(torch.equal(row, x[i % rows]) for i, row in enumerate(filled))
 
 
-@pytest.mark.parametrize("scale", [1.0, 40.0])
-def test_the_binary_logit_of_c_plus_1_classes(scale):
-    classes = scale * SampleRng(0).randn(9, 4, dtype=torch.float64)
-    joint = torch.cat([classes, torch.zeros(9, 1, dtype=torch.float64)], 1).log_softmax(1)
-    log_real = joint[:, :4].logsumexp(1)
-    # in float32, of numbers up to 100
-    torch.testing.assert_close(real_logit(classes).double(), log_real - joint[:, 4], atol=1e-4, rtol=1e-6)
-    # -log p(y | real) is that of the first C of the C + 1
-    labels = torch.tensor([0, 1, 2, 3, 0, 1, 2, 3, 0])
-    expected = -(joint.gather(1, labels[:, None])[:, 0] - log_real).mean()
-    torch.testing.assert_close(semi_supervised(classes, labels).double(), expected, atol=1e-4, rtol=1e-6)
-
-
-def test_the_whole_loss_is_cross_entropy_over_c_plus_1_classes():
-    # For labelled real data, -log p(y) = -log p(y | real) - log P(real): the paper's split of one into two.
-    classes, labels = SampleRng(5).randn(6, 3), torch.tensor([0, 1, 2, 2, 1, 0])
-    whole = nn.functional.cross_entropy(torch.cat([classes, torch.zeros(6, 1)], 1), labels)
-    parts = semi_supervised(classes, labels) + nn.functional.softplus(-real_logit(classes)).mean()
-    torch.testing.assert_close(whole, parts)
-
-
-def test_rows_without_a_label_teach_no_class():
-    classes = SampleRng(0).randn(4, 3).requires_grad_()
-    loss = semi_supervised(classes, torch.tensor([1, -1, 2, -1]))
-    torch.testing.assert_close(loss, semi_supervised(classes[::2], torch.tensor([1, 2])))
-    loss.backward()
-    assert (classes.grad[1::2] == 0).all() and (classes.grad[::2].abs().sum(1) > 0).all()
-    assert semi_supervised(classes, torch.full((4,), -1)).item() == 0
-
-
 def test_names_become_strengths():
     assert stabilisers(["packing", "label-smoothing"], "minimax", POINTS) == {"packing": 2, "label-smoothing": 0.9}
     assert stabilisers({"packing": 4.0, "instance-noise": 0.3}, "hinge", POINTS) == {"packing": 4, "instance-noise": 0.3}
@@ -311,9 +278,9 @@ def test_names_become_strengths():
         ({"instance-noise": math.nan}, "hinge", POINTS, "give a number >= 0"),
         (["augmentation"], "hinge", POINTS, "changes images"),
         (["adaptive-augmentation"], "wasserstein", IMAGES, "take augmentation"),
-        (["semi-supervised"], "hinge", POINTS, "needs classes"),
         (["augmentation", "adaptive-augmentation"], "hinge", IMAGES, "leave one of them out"),
-        (["semi-supervised", "packing"], "hinge", IMAGES, "a pack of several data has no class"),
+        (["instance-noise", "diffusion"], "hinge", IMAGES, "both add noise"),
+        (["diffusion"], "wasserstein", POINTS, "take instance-noise"),
     ],
 )
 def test_what_cannot_be_is_refused_with_a_sentence(given, objective, spec, sentence):

@@ -14,8 +14,8 @@ from torch import nn
 from pushforward.data.batches import ArraySplit, Batch
 from pushforward.data.spec import Column, Condition, DataSpec
 from pushforward.errors import UserError
-from pushforward.evaluation.features import feature_space
-from pushforward.evaluation.fidelity import frechet_distance
+from pushforward.measures.features import feature_space
+from pushforward.measures.fidelity import frechet_distance
 from pushforward.models.autoencoders.autoencoder import Autoencoder
 from pushforward.models.autoencoders.classifier import CodeClassifier
 from pushforward.models.autoencoders.codes import CodeDensity

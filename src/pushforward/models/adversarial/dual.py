@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from pushforward.errors import UserError
-from pushforward.nets.lipschitz import OrthonormalCritic
+from pushforward.nets.lipschitz import OrthonormalCritic, OrthonormalLinear
 from pushforward.randomness import mix, seeded
 
 
@@ -43,7 +43,8 @@ def critic_w1(
     scale = (torch.cat([x, y]) - centre).square().mean().sqrt().clamp(min=1e-12)  # W_1 scales with the data
     x, y = (((z - centre) / scale).detach().float() for z in (x, y))
     with seeded(mix(seed, 0xC717)):
-        critic = OrthonormalCritic((x.shape[1],), width, depth=depth).to(x.device)
+        trunk = OrthonormalCritic((x.shape[1],), width, depth=depth)
+        critic = nn.Sequential(trunk, OrthonormalLinear(width, 1), nn.Flatten(0)).to(x.device)
     generator = torch.Generator(x.device).manual_seed(mix(seed, 0xBA7C))
     sides = [z[torch.randperm(len(z), generator=generator, device=z.device)] for z in (x, y)]
     halves = [z[: len(z) // 2] for z in sides]

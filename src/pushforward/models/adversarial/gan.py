@@ -1,22 +1,29 @@
 """Generative adversarial network: a generator turns noise into data while a critic learns to tell its fakes from real
 data, and what the critic has learned is the generator's only teacher.
 
-G pushes z ~ N(0, I) forward to x = G(z). The critic's logit l(x) estimates log p(x) - log q(x), p the data's density and
-q the generator's; in turns, with fresh noise each,
+G pushes z forward to x = G(z). The critic's logit l(x) estimates log p(x) - log q(x), p the data's density and q the
+generator's; in turns, with fresh noise each,
 
     critic     min  E_real[softplus(-l(x))] + E_z[softplus(l(G(z)))]
     generator  min  E_z[softplus(-l(G(z)))]          (non-saturating; objectives.py holds the others)
 
-The choices are independent of each other: an objective (what both sides want of the critic's outputs), penalties on the
-critic's slope (penalties.py; each in the critic's loss, or at every k-th step as a player of its own that shares the
-critic's optimiser), networks, optimiser, and clipping of the critic's weights (Arjovsky et al. 2017).
+The choices are independent of each other, each a small file of its own:
 
-With a condition c the game is played on pairs (x, c): both networks see an embedding of c, the fakes are made for the
-conditions of the real batch (Mirza and Osindero 2014).
+    games.py                   what both sides want of the critic's outputs
+    penalties.py               what bounds the critic's slope (each penalty in the critic's loss, or at every k-th step as a
+                               player of its own that shares the critic's optimiser)
+    networks.py                the pairs of networks
+    stabilisers.py             what is done to the game so that it settles or does not collapse
+    critics.py                 what the critic says beside its logit, and how a condition reaches it
+    views.py                   how data and fakes are shown to the critic: augmented, noisy, diffused
+    latent.py                  what z is made of: noise, InfoGAN's codes, which of several generators
+
+With a condition c the game is played on pairs (x, c): the fakes of an update are made for the conditions of the real batch
+(Mirza and Osindero 2014). The critic sees real data and fakes in separate batches, as in DCGAN.
 
 Batch norms of the generator keep running statistics, which sampling uses, so that a sample does not depend on those made
 beside it. They are updated whenever the generator runs in training: also on the critic's turn, where its weights are the
-same. The critic sees real and fake data in separate batches, as in DCGAN.
+same.
 
 Goodfellow et al. 2014, arXiv:1406.2661; Radford et al. 2016, arXiv:1511.06434; Mirza and Osindero 2014, arXiv:1411.1784.
 """
@@ -25,7 +32,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -34,20 +41,39 @@ from torch import Tensor, nn
 from pushforward.data.batches import Batch
 from pushforward.data.spec import Condition, DataSpec
 from pushforward.errors import UserError
-from pushforward.models.adversarial.objectives import objective as objective_of
+from pushforward.models.adversarial.critics import (
+    CONDITIONS,
+    EMBEDDING,
+    Conditioning,
+    Critic,
+    Judgement,
+    Told,
+    check_conditioning,
+    recognised,
+)
+from pushforward.models.adversarial.energy import Equilibrium, pulling_away
+from pushforward.models.adversarial.games import game
+from pushforward.models.adversarial.latent import Latent
+from pushforward.models.adversarial.networks import Asked, built, chosen, chosen_norm
 from pushforward.models.adversarial.penalties import Penalty
-from pushforward.models.adversarial.penalties import penalties as penalties_of
-from pushforward.models.contract import Generator, Loss, Moment, OptimizerSettings, Player, device_of
-from pushforward.nets.adversaries import MLPCritic, MLPGenerator
-from pushforward.nets.conditioning import ConditionEmbedding, condition_rates, draw_condition
-from pushforward.nets.dcgan import SMALLEST, DCGANCritic, DCGANGenerator
-from pushforward.randomness import Rng, as_rng
+from pushforward.models.adversarial.penalties import regulariser as regulariser_of
+from pushforward.models.adversarial.stabilisers import HistoricalAverage, feature_matching, flip_labels, smooth_labels
+from pushforward.models.adversarial.stabilisers import stabilisers as stabilisers_of
+from pushforward.models.adversarial.views import View
+from pushforward.models.contract import Generator, Loss, Moment, OptimizerSettings, Player, device_of, evaluating
+from pushforward.nets.adversaries import SeveralGenerators
+from pushforward.nets.conditioning import Between, ConditionEmbedding, condition_rates, draw_condition, not_given
+from pushforward.nets.lipschitz import follow, slope, spectral
+from pushforward.nets.minibatch import WithReference
+from pushforward.randomness import Rng, SampleRng, as_rng, mix
 
-EMBEDDING = 32  # the width of a condition's vector
+SLOPE_EVERY = 32  # steps between two measured slopes
 
 
 def usual_condition(condition: Condition, n: int, device: torch.device) -> Tensor:
-    """The most frequent class, or the attributes that most data have, n times."""
+    """The most frequent class, or the attributes that most data have, n times. Raises UserError for captions."""
+    if condition.kind == "text":
+        raise not_given(condition)
     rates = condition_rates(condition, device)
     if condition.kind == "class":
         return rates.argmax().expand(n)
@@ -57,31 +83,51 @@ def usual_condition(condition: Condition, n: int, device: torch.device) -> Tenso
 class GAN(nn.Module):
     """A generator and a critic, trained against each other.
 
-    Samples and decodes; has no likelihood and no encoder. Images are made in [-1, 1] (tanh). With a class or attributes
-    in the data it is conditional on them.
+    Samples and decodes; has no likelihood and no encoder. Images are made in [-1, 1] (tanh). With a condition in the data
+    (classes, attributes, numbers, captions) it is conditional on it.
 
     Args:
         spec: the data.
-        latent_dim: dimension of z ~ N(0, I); None: 64 for images, else that of the data, at most 64.
+        latent_dim: numbers of noise in z; None: 64 for images, else as many as the data have, at most 64.
         objective: what the two sides minimise: "non-saturating", "minimax" (saturates, for study), "relativistic",
             "least-squares", "least-squares-centred", "hinge", "wasserstein", or an f-divergence: "f-kl", "f-reverse-kl",
-            "f-pearson", "f-neyman", "f-squared-hellinger", "f-jensen-shannon", "f-total-variation".
-        network: "dcgan" (convolutions, images of 8 to 128 pixels a side), "mlp", or "auto": dcgan for images.
+            "f-pearson", "f-neyman", "f-squared-hellinger", "f-jensen-shannon", "f-total-variation"; of critics that are
+            autoencoders "energy" (EBGAN) or "equilibrium" (BEGAN).
+        objective_options: its numbers: a, b, c of "least-squares"; margin of "energy"; gamma and rate of "equilibrium".
+        network: "auto" (dcgan for images, else mlp), "mlp", "dcgan", "residual", "self-attention", "biggan",
+            "progressive"; "orthonormal" and "autoencoder" are critics beside the generator of "auto".
+        network_options: further ones: complete of "progressive" (the share of the run after which it has grown), hidden of
+            "autoencoder" (numbers in a code).
         width: channels of the finest convolutions, doubling as sizes halve; an eighth of the units of an MLP's layers.
         critic_steps: updates of the critic for each one of the generator.
-        penalties: on the critic's slope, name -> weight or name -> {weight, every}: with every = 16 it is taken at each 16th
-            step, 16 times as heavy. Names: r1, r2, gradient-penalty, one-sided-penalty, zero-centred, dragan; {}: none;
-            None: {r1: 0.5} for images, else {r1: 0.01}.
-        critic_norm: of dcgan's critic: "batch" (as in its paper), "layer", "none", or "auto": layer where a penalty speaks of
-            the slope of one datum alone (all but r1), which a critic with batch norm does not have, else batch.
-        weight_clip: the critic's weights are held within +- this after each of its updates (WGAN: 0.01); None: not at all.
+        regulariser: of the critic's slope, a name, several, or name -> weight or name -> {weight, every}: with every = 16 a
+            penalty is taken at each 16th step, 16 times as heavy. Names: r1, r2, gradient-penalty, one-sided-penalty,
+            zero-centred, dragan, spectral, clipping, none; None: r1. Without a weight r1 and r2 have 0.5 for images, else 0.01.
+        critic_norm: of dcgan's critic: "batch" (as in its paper), "layer", "none", or "auto": none with spectral norm, layer
+            where a penalty speaks of the slope of one datum alone (all but r1), which batch norm does not leave it, else batch.
+        stabilisers: names, or name -> strength: feature-matching, label-smoothing, noisy-labels, historical-averaging,
+            instance-noise, packing, minibatch-discrimination, minibatch-deviation, virtual-batch-norm, augmentation,
+            adaptive-augmentation, diffusion, pulling-away.
+        conditioning: how a condition reaches the critic: "concatenation" to what it sees, "projection" onto its features,
+            "classifier" (it says the class of real data and fakes, and both sides want that right), "semi-supervised" (it
+            has a class more, "fake"; the generator knows of no class), "none" (nobody looks at the condition).
+        class_weight: of the classifier's cross-entropy.
+        labelled: share of the data whose label a classifier or a semi-supervised critic is shown, the same ones always.
+        mismatched: whether data beside another datum's condition are shown as fakes, too, as many as of the others.
+        interpolated: share of the generator's rows whose condition is somewhere between their own and another row's.
+        categorical: values of each categorical code in z, such as [10] (InfoGAN).
+        continuous: codes in z that are uniform on [-1, 1].
+        information: weight of the codes' -log Q, which the critic and the generator both lower.
+        generators: how many; of several each has its own share of z, and the critic says by `information` whose a fake is.
         learning_rate: of the generator; None: 5e-4 for images, else 1e-3.
         critic_learning_rate: of the critic; None: the generator's.
         optimizer: of both: adamw (without weight decay: Adam), adam, rmsprop (its alpha is the second of betas), sgd.
         betas: its decays of the moving averages of gradients and of their squares.
+        schedule: how learning rates fall: cosine, linear, constant.
         generator_network: your own module instead: z (B, latent_dim) -> x (B, *shape); where the data have a
             condition it is called with its embedding (B, 32) as a second argument.
-        critic_network: your own module instead: x (B, *shape) -> logits, with the same second argument.
+        critic_network: your own module instead: x (B, *shape) -> logits (B,) or, with an attribute `width`, features
+            (B, width), with the same second argument where the condition is concatenated.
     """
 
     def __init__(
@@ -90,16 +136,28 @@ class GAN(nn.Module):
         *,
         latent_dim: int | None = None,
         objective: str = "non-saturating",
+        objective_options: dict[str, float] | None = None,
         network: str = "auto",
+        network_options: dict[str, float | str] | None = None,
         width: int = 32,
         critic_steps: int = 1,
-        penalties: dict[str, float | dict[str, float]] | None = None,
+        regulariser: str | list[str] | dict[str, float | dict[str, float]] | None = None,
         critic_norm: Literal["auto", "batch", "layer", "none"] = "auto",
-        weight_clip: float | None = None,
+        stabilisers: str | list[str] | dict[str, float] | None = None,
+        conditioning: Conditioning = "concatenation",
+        class_weight: float = 1.0,
+        labelled: float = 1.0,
+        mismatched: bool = False,
+        interpolated: float = 0.0,
+        categorical: tuple[int, ...] = (),
+        continuous: int = 0,
+        information: float = 1.0,
+        generators: int = 1,
         learning_rate: float | None = None,
         critic_learning_rate: float | None = None,
         optimizer: Literal["adamw", "adam", "rmsprop", "sgd"] = "adamw",
         betas: tuple[float, float] = (0.5, 0.999),
+        schedule: Literal["cosine", "linear", "constant"] = "cosine",
         generator_network: nn.Module | None = None,
         critic_network: nn.Module | None = None,
     ):
@@ -108,169 +166,371 @@ class GAN(nn.Module):
         if latent_dim is None:
             # More noise than the data have dimensions has to be folded away, and blurs points (docs/gan.md has figures).
             latent_dim = 64 if image else min(64, spec.dimensions)
-        if penalties is None:
-            # The penalty flattens the critic around the data: 0.5 would hide all that is finer than standardised points' scale.
-            penalties = {"r1": 0.5 if image else 0.01}
         if learning_rate is None:
             learning_rate = 5e-4 if image else 1e-3
-        self.spec, self.latent_dim, self.critic_steps = spec, latent_dim, critic_steps
-        self.objective = objective_of(objective)
-        self.penalties, self.weight_clip = penalties_of(penalties), weight_clip
-        if weight_clip is not None and not weight_clip > 0:
-            raise UserError(f"weight_clip = {weight_clip} leaves the critic nothing; give a number above 0, such as 0.01.")
-        if self.objective.lipschitz and not (self.penalties or weight_clip or critic_network):
-            raise UserError(
-                f"objective='{objective}' has no minimum while the critic's slope is free; "
-                "add penalties={'gradient-penalty': 10} or weight_clip=0.01."
-            )
-        self.optimizer, self.betas = optimizer, betas
+        if min(generators, critic_steps) < 1:
+            raise UserError(f"generators = {generators} and critic_steps = {critic_steps} were given; both are at least 1.")
+        self.spec, self.critic_steps, self.conditioning = spec, critic_steps, conditioning
+        self.optimizer, self.betas, self.schedule = optimizer, betas, schedule
         self.learning_rate, self.critic_learning_rate = learning_rate, critic_learning_rate or learning_rate
-        self.generator_embedding = ConditionEmbedding(spec.condition, EMBEDDING, ("class", "attributes"))
-        self.critic_embedding = ConditionEmbedding(spec.condition, EMBEDDING, ("class", "attributes"))
-        embedding = self.critic_embedding.width
-        if network not in ("auto", "mlp", "dcgan"):
-            raise UserError(f"there is no network '{network}'; valid: auto, mlp, dcgan")
-        if network == "dcgan" and not spec.planar:
-            raise UserError(f"network='dcgan' makes images, and '{spec.name}' holds {spec.kind}; take network='mlp'.")
-        if network == "auto":
-            network = "dcgan" if spec.planar and min(spec.shape[1:]) >= SMALLEST else "mlp"
-        norm = self._chosen_norm(critic_norm, network)
-        if generator_network is None:
-            generator_network = (
-                DCGANGenerator(spec.shape, latent_dim, width, embedding, bounded=image)
-                if network == "dcgan"
-                else MLPGenerator(spec.shape, latent_dim, 8 * width, embedding, bounded=image)
-            )
-        if critic_network is None:
-            critic_network = (
-                DCGANCritic(spec.shape, width, embedding, norm)
-                if network == "dcgan"
-                else MLPCritic(spec.shape, 8 * width, embedding)
-            )
-        self.generator, self.critic = generator_network, critic_network
+        self.class_weight, self.labelled, self.information = class_weight, labelled, information
+        self.mismatched, self.interpolated = mismatched, interpolated
 
-    def _chosen_norm(self, asked: str, network: str) -> str:
-        alone = [penalty.name for penalty in self.penalties if penalty.name != "r1"]
-        if asked == "auto":
-            return "layer" if alone else "batch"
-        if network != "dcgan":
+        # Choices, and whether they go together
+        network = self._network(network, spec)
+        self.objective = game(objective, objective_options, network == "autoencoder" and critic_network is None)
+        names = [stabilisers] if isinstance(stabilisers, str) else stabilisers or []
+        self.stabilisers = stabilisers_of(names, objective, spec)
+        if network != "style" and (styled := {"style-mixing", "path-length"} & {*self.stabilisers}):
+            raise UserError(f"{' and '.join(sorted(styled))} want a style-based generator; take the model 'stylegan'.")
+        if "label-smoothing" in self.stabilisers:
+            if objective_options:
+                raise UserError("label-smoothing sets the targets that objective_options sets, too; leave one of them away.")
+            self.objective = smooth_labels(objective, self.stabilisers["label-smoothing"])
+        if regulariser is None:
+            regulariser = "none" if network in ("orthonormal", "autoencoder") else "r1"
+        # The penalty flattens the critic around the data: 0.5 would hide all that is finer than standardised points' scale.
+        self.regulariser = regulariser_of(regulariser, fine=0.5 if image else 0.01)
+        if self.objective.lipschitz and not (self.regulariser or network == "orthonormal" or critic_network):
             raise UserError(
-                f"critic_norm='{asked}' was given with network='{network}', whose critic has no norms; leave it away."
+                f"objective='{objective}' has no minimum while the critic's slope is free; take "
+                "regulariser='gradient-penalty', 'spectral' or 'clipping', or network='orthonormal'."
             )
-        if asked == "batch" and alone:
+        if network == "orthonormal" and self.regulariser:
+            raise UserError("network='orthonormal' has a slope of at most 1 by its layers; leave the regulariser away.")
+        if self.regulariser.spectral and network in ("style", "progressive"):
             raise UserError(
-                f"penalties on {alone[0]} speak of the slope of each datum by itself, which a critic with critic_norm='batch' "
-                "does not have; take 'layer' or 'none'."
+                f"network='{network}' scales its layers by itself, which spectral norm would undo; take regulariser='r1'."
             )
-        return asked
+        norm = chosen_norm(critic_norm, network, self.regulariser.alone, self.regulariser.spectral)
+        several = (generators,) if generators > 1 else ()
+        self.latent = Latent(latent_dim, (*several, *categorical), continuous)
+        self.latent_dim = self.latent.width
+        check_conditioning(conditioning, spec, "packing" in self.stabilisers)
+
+        # Networks
+        condition = spec.condition
+        known = condition if conditioning not in ("semi-supervised", "none") else None
+        vocabulary = spec.vocabulary.size if spec.vocabulary else 0
+        self.generator_embedding = ConditionEmbedding(known, EMBEDDING, CONDITIONS, vocabulary)
+        self.view = View(self.stabilisers, self.objective.boundary)
+        told = Told(condition, conditioning, timed=self.view.diffusion is not None, vocabulary=vocabulary)
+        packs = int(self.stabilisers.get("packing", 1))
+        asked = Asked(
+            spec, self.latent_dim - sum(several), width, self.generator_embedding.width, packs * told.width, packs, norm,
+            absolute=objective == "equilibrium",
+            options=network_options or {},
+        )  # fmt: skip
+        if generator_network is None or critic_network is None:
+            each, trunk = built(network, asked, generators)
+            if generator_network is None:
+                generator_network = SeveralGenerators(each, (latent_dim, latent_dim + generators)) if several else each[0]
+            critic_network = trunk if critic_network is None else critic_network
+        if "virtual-batch-norm" in self.stabilisers:
+            reference = self.latent.draw(int(self.stabilisers["virtual-batch-norm"]), SampleRng(0))
+            generator_network = WithReference(generator_network, reference)
+        self.generator = generator_network
+        self.critic = Critic(
+            critic_network,
+            told,
+            packs=packs,
+            classes=condition.size if condition and conditioning in ("classifier", "semi-supervised") else 0,
+            codes=self.latent.heads if self.latent.coded and information else 0,
+            layers={name: int(size) for name, size in self.stabilisers.items() if name.startswith("minibatch")},
+            orthonormal=network == "orthonormal",
+        )
+        self._check_what_is_said()
+        if self.regulariser.spectral:
+            spectral(self.critic)
+        weighed = "historical-averaging" in self.stabilisers
+        self.histories = nn.ModuleList(HistoricalAverage(_weights(side)) for side in self._sides) if weighed else None
+
+    @staticmethod
+    def _network(asked: str, spec: DataSpec) -> str:
+        if asked == "style":
+            raise UserError(
+                "network='style' comes with mixed styles, noise and truncation of its own; take the model 'stylegan'."
+            )
+        return chosen(asked, spec)
+
+    def _check_what_is_said(self) -> None:
+        """Raises UserError where what both sides are told, or say, does not go together."""
+        if self.latent.coded and self.information and "packing" in self.stabilisers:
+            raise UserError("a pack of several data has no code of its own; leave packing out, or the codes of z.")
+        if not 0 < self.labelled <= 1:
+            raise UserError(f"labelled = {self.labelled} was given; it is a share of the data, above 0 and at most 1.")
+        if (self.mismatched or self.interpolated) and not self.critic.told.condition:
+            raise UserError("mismatched and interpolated want data with a condition that the critic is told (concatenation).")
+        if self.mismatched and self.objective.paired:
+            raise UserError("a relativistic objective compares pairs of data and fakes; leave mismatched away.")
+        if not 0 <= self.interpolated <= 1:
+            raise UserError(f"interpolated = {self.interpolated} was given; it is a share of the rows, from 0 to 1.")
+        if min(self.information, self.class_weight) < 0:
+            raise UserError(
+                f"information = {self.information} and class_weight = {self.class_weight} were given; weights are at least 0."
+            )
+        if not self.critic.featured and {"feature-matching", "pulling-away"} & {*self.stabilisers}:
+            raise UserError("feature-matching and pulling-away look at a critic's features, and this one says logits alone.")
+
+    # The game
+
+    @property
+    def _sides(self) -> tuple[list[nn.Module], list[nn.Module]]:
+        """What the critic's turn changes, and the generator's."""
+        return [self.critic], [self.generator, self.generator_embedding]
 
     def players(self) -> list[Player]:
         """The critic's turn, that of each penalty which has an interval, and the generator's."""
+        critics, generators = self._sides
 
         def optimizer(learning_rate: float) -> OptimizerSettings:
-            return OptimizerSettings(learning_rate, betas=self.betas, kind=self.optimizer)
+            return OptimizerSettings(learning_rate, betas=self.betas, kind=self.optimizer, schedule=self.schedule)
 
         critic = Player(
             "critic",
-            [self.critic, self.critic_embedding],
+            critics,
             self.critic_loss,
             optimizer=optimizer(self.critic_learning_rate),
             repeat=self.critic_steps,
-            after_update=None if self.weight_clip is None else partial(self._clip_weights, self.weight_clip),
+            after_update=self._after_critic if self._moves(0) else None,
             validates=False,
         )
         lazy = [
-            replace(critic, name=f"critic {penalty.name}", loss=partial(self.penalty_loss, penalty), every=penalty.every)
-            for penalty in self.penalties
+            replace(
+                critic,
+                name=f"critic {penalty.name}",
+                loss=partial(self.penalty_loss, penalty),
+                every=penalty.every,
+                after_update=self._after_penalty if self.regulariser.clip or self.regulariser.spectral else None,
+            )
+            for penalty in self.regulariser.penalties
             if penalty.every > 1
         ]
         generator = Player(
             "generator",
-            [self.generator, self.generator_embedding],
+            generators,
             self.generator_loss,
             optimizer=optimizer(self.learning_rate),
+            after_update=self._after_generator if self._moves(1) else None,
             validates=False,
         )
         return [critic, *lazy, generator]
 
     def critic_loss(self, batch: Batch, rng: Rng) -> Loss:
         """The critic against fakes that it cannot change, made for the conditions of the batch."""
-        fake = self._fakes(batch, rng)
-        real_logits = self._judge(batch.x, batch.condition)
-        fake_logits = self._judge(fake, batch.condition)
-        terms = {"real logit": real_logits.detach().float().mean(), "fake logit": fake_logits.detach().float().mean()}
+        z = self.latent.draw(len(batch), rng)
+        with torch.no_grad():
+            fake = self._generate(z, batch.condition, rng)
+        (x, t), (fake, t_fake) = (self.view(data, batch.progress, rng) for data in (batch.x, fake))
+        real, false = self.critic(x, batch.condition, t), self.critic(fake, batch.condition, t_fake)
+        right, wrong = real.logit, false.logit
+        terms = {"real logit": right.detach().float().mean(), "fake logit": wrong.detach().float().mean()}
+        keep = {"real": right, "fake": wrong} if self._adapts else {}
         if (boundary := self.objective.boundary) is not None:
-            right = (real_logits > boundary).float().mean() + (fake_logits < boundary).float().mean()
-            terms["accuracy"] = right / 2
-        total = self.objective.critic(real_logits, fake_logits)
-        for penalty in self.penalties:
+            terms["accuracy"] = ((right > boundary).float().mean() + (wrong < boundary).float().mean()) / 2
+        if self.mismatched and batch.condition is not None:
+            wrong = torch.cat([wrong, self.critic(x, batch.condition.roll(1, 0), t).logit])
+        if "noisy-labels" in self.stabilisers:
+            right, wrong = flip_labels(right, wrong, self.stabilisers["noisy-labels"], rng)
+        total = self.objective.critic(right, wrong)
+        if isinstance(self.objective, Equilibrium):
+            terms |= {"k": self.objective.k.clone(), "measure": self.objective.measure(right, wrong).detach()}
+        if real.classes is not None:
+            classes = recognised(real.classes, self._labels(batch))
+            if self.conditioning == "classifier" and false.classes is not None and batch.condition is not None:
+                classes = classes + recognised(false.classes, batch.condition)
+            total, terms["classes"] = total + self.class_weight * classes, classes.detach()
+        total = total + self._told_codes(z, false, terms) + self._history(0, terms)
+        logit = partial(self._logit, condition=batch.condition, t=t)
+        for penalty in self.regulariser.penalties:
             if penalty.every == 1:
-                value = self._penalised(penalty, batch, fake, rng)
+                value = penalty.function(logit, x, fake, rng)
                 total, terms[penalty.name] = total + penalty.weight * value, value.detach()
-        return Loss(total, terms)
+        if batch.step % SLOPE_EVERY == 0:
+            terms["slope"] = slope(logit, x)[0]
+        return Loss(total, terms, keep)
 
     def penalty_loss(self, penalty: Penalty, batch: Batch, rng: Rng) -> Loss:
         """One penalty by itself, as heavy as it would be over the steps on which it is not taken."""
-        value = self._penalised(penalty, batch, self._fakes(batch, rng), rng)
+        with torch.no_grad():
+            fake = self._generate(self.latent.draw(len(batch), rng), batch.condition, rng)
+        (x, t), (fake, _) = (self.view(data, batch.progress, rng) for data in (batch.x, fake))
+        value = penalty.function(partial(self._logit, condition=batch.condition, t=t), x, fake, rng)
         return Loss(penalty.weight * penalty.every * value, {penalty.name: value.detach()})
 
     def generator_loss(self, batch: Batch, rng: Rng) -> Loss:
-        """The generator against the critic as it stands, with fakes for the conditions of the batch."""
-        fake = self._judge(self._generate(rng.randn(len(batch), self.latent_dim), batch.condition), batch.condition)
-        real = fake.new_empty(0)  # not looked at
-        if self.objective.paired:
+        """The generator against the critic as it stands, with fakes for the conditions of the batch (or between two)."""
+        z, condition = self.latent.draw(len(batch), rng), self._wanted(batch, rng)
+        fake, t = self.view(self._generate(z, condition, rng), batch.progress, rng)
+        false = self.critic(fake, condition, t)
+        matching = self.stabilisers.get("feature-matching", 0.0)
+        real = Judgement(false.logit.new_empty(0))  # not looked at
+        if self.objective.paired or matching:
+            x, t = self.view(batch.x, batch.progress, rng)
             with torch.no_grad():
-                real = self._judge(batch.x, batch.condition)
-        return Loss(self.objective.generator(real, fake))
+                real = self.critic(x, batch.condition, t)
+        total, terms = self.objective.generator(real.logit, false.logit), dict[str, Tensor]()
+        if matching and real.features is not None and false.features is not None:
+            apart = feature_matching(real.features, false.features)
+            total, terms["feature-matching"] = (1 - matching) * total + matching * apart, apart.detach()
+        if "pulling-away" in self.stabilisers and false.features is not None:
+            alike = pulling_away(false.features)
+            total, terms["pulling-away"] = total + self.stabilisers["pulling-away"] * alike, alike.detach()
+        if self.conditioning == "classifier" and false.classes is not None and batch.condition is not None:
+            classes = recognised(false.classes, batch.condition)
+            total, terms["classes"] = total + self.class_weight * classes, classes.detach()
+        total = total + self._told_codes(z, false, terms) + self._history(1, terms)
+        return Loss(total, terms)
 
-    def _fakes(self, batch: Batch, rng: Rng) -> Tensor:
-        with torch.no_grad():
-            return self._generate(rng.randn(len(batch), self.latent_dim), batch.condition)
+    def _labels(self, batch: Batch) -> Tensor:
+        """The conditions of real data; -1 where the label is not to be shown."""
+        if batch.condition is None:
+            raise UserError("this model was built for data with a condition, and these come without.")
+        if self.labelled == 1 or batch.index is None:
+            return batch.condition
+        shown = [mix(0x1ABE1, index) < self.labelled * 2**63 for index in batch.index.tolist()]
+        return torch.where(torch.tensor(shown, device=batch.x.device), batch.condition, -1)
 
-    def _penalised(self, penalty: Penalty, batch: Batch, fake: Tensor, rng: Rng) -> Tensor:
-        return penalty.function(lambda x: self._judge(x, batch.condition), batch.x, fake, rng)
+    def _wanted(self, batch: Batch, rng: Rng) -> Tensor | Between | None:
+        """The conditions that the generator's fakes are made for."""
+        if not self.interpolated or batch.condition is None:
+            return batch.condition
+        weight = rng.rand(len(batch)) * (rng.rand(len(batch)) < self.interpolated)
+        return Between(batch.condition, batch.condition.roll(1, 0), weight)
 
-    def _clip_weights(self, largest: float, keep: dict[str, Tensor], moment: Moment) -> None:
-        for parameter in (*self.critic.parameters(), *self.critic_embedding.parameters()):
-            parameter.clamp_(-largest, largest)
+    def _told_codes(self, z: Tensor, false: Judgement, terms: dict[str, Tensor]) -> Tensor | float:
+        """What the critic does not read of the codes in z. Term: the bound on the mutual information, in nats."""
+        if false.codes is None:
+            return 0.0
+        surprise = self.latent.surprise(z, false.codes)
+        terms["information"] = self.latent.entropy - surprise.detach()
+        return self.information * surprise
+
+    def _history(self, side: int, terms: dict[str, Tensor]) -> Tensor | float:
+        """How far a side's weights are from their mean so far."""
+        if self.histories is None:
+            return 0.0
+        terms["historical-averaging"] = (apart := self.histories[side](_weights(self._sides[side]))).detach()
+        return self.stabilisers["historical-averaging"] * apart
+
+    @property
+    def _adapts(self) -> bool:
+        """Whether something moves with what the critic says."""
+        return self.view.adapts or isinstance(self.objective, Equilibrium)
+
+    def _moves(self, side: int) -> bool:
+        """Whether there is something to be done after a side's updates."""
+        own = side == 0 and (self._adapts or self.regulariser.clip is not None or self.regulariser.spectral)
+        return own or self.histories is not None or any(_growing(network) for network in self._sides[side])
+
+    def _after_critic(self, keep: dict[str, Tensor], moment: Moment) -> None:
+        """What moves with the critic's updates: clipped weights, how hard it is made for the critic, what weights have been."""
+        self._after_penalty(keep, moment)
+        if self._adapts:
+            self.view.after_update(keep["real"])
+            if isinstance(self.objective, Equilibrium):
+                self.objective.after_update(keep["real"], keep["fake"])
+        self._after(0, moment)
+
+    def _after_penalty(self, keep: dict[str, Tensor], moment: Moment) -> None:
+        if self.regulariser.spectral:
+            follow(self.critic)
+        if (largest := self.regulariser.clip) is not None:
+            for parameter in self.critic.parameters():
+                parameter.clamp_(-largest, largest)
+
+    def _after_generator(self, keep: dict[str, Tensor], moment: Moment) -> None:
+        self._after(1, moment)
+
+    def _after(self, side: int, moment: Moment) -> None:
+        if self.histories is not None:
+            history = self.histories[side]
+            assert isinstance(history, HistoricalAverage)
+            history.after_update(_weights(self._sides[side]))
+        for network in self._sides[side]:
+            for part in _growing(network):
+                part.after_update(moment)
+
+    def _generate(self, z: Tensor, condition: Tensor | Between | None, rng: Rng | None = None) -> Tensor:
+        """G(z | c). rng: of what is random beside z; None: nothing is."""
+        e = self.generator_embedding.of(condition, len(z))
+        return self.generator(z) if e is None else self.generator(z, e)
+
+    def _logit(self, x: Tensor, condition: Tensor | None, t: Tensor | None) -> Tensor:
+        return self.critic(x, condition, t).logit
+
+    # What the trained networks can do
 
     def sample(
-        self, n: int, *, condition: Tensor | None = None, generator: Generator = None, truncation: float = 1.0
+        self, n: int, *, condition: Tensor | Between | None = None, generator: Generator = None, truncation: float = 1.0
     ) -> Float[Tensor, "n *shape"]:
-        """n data. condition: (n,) classes or (n, A) attributes; None: as frequent as in the training set.
-        truncation: scales z; below 1 samples are more typical and less diverse."""
+        """n data. condition: (n,) classes, (n, A) attributes or (n, L) captions, or between two of these; None: classes and
+        attributes as frequent as in the training set.
+        truncation: scales the noise of z; below 1 samples are more typical and less diverse."""
         rng = as_rng(generator, device_of(self))
-        if condition is None and self.spec.condition is not None:
-            condition = draw_condition(self.spec.condition, n, rng)
-        with torch.no_grad():
-            return self.decode(truncation * rng.randn(n, self.latent_dim), condition=condition)
+        condition = self._drawn(condition, n, rng)
+        with torch.no_grad(), evaluating(self):
+            return self._generate(self.latent.truncated(self.latent.draw(n, rng), truncation), condition, rng)
+
+    def _drawn(self, condition: Tensor | Between | None, n: int, rng: Rng) -> Tensor | Between | None:
+        """The condition that was given, or one that is drawn."""
+        if condition is None and self.generator_embedding and self.spec.condition is not None:
+            return draw_condition(self.spec.condition, n, rng)
+        return condition
 
     def draw_codes(self, n: int, *, condition: Tensor | None = None, generator: Generator = None) -> Float[Tensor, "n d"]:
-        """z ~ N(0, I)."""
-        return as_rng(generator, device_of(self)).randn(n, self.latent_dim)
+        """z, of N(0, I) and codes where there are any."""
+        return self.latent.draw(n, as_rng(generator, device_of(self)))
 
-    def decode(self, z: Float[Tensor, "b d"], *, condition: Tensor | None = None) -> Float[Tensor, "b *shape"]:
+    def decode(self, z: Float[Tensor, "b d"], *, condition: Tensor | Between | None = None) -> Float[Tensor, "b *shape"]:
         """x = G(z), differentiable, with the running statistics of the batch norms (a row never depends on others).
-        A conditional model that is given no condition makes the most frequent class (attributes: what most data have)."""
-        if condition is None and self.spec.condition is not None:
+        A conditional model that is given no condition makes the most frequent class (attributes: what most data have);
+        captions have to be given."""
+        if condition is None and self.generator_embedding and self.spec.condition is not None:
             condition = usual_condition(self.spec.condition, len(z), z.device)
-        training = self.generator.training
-        self.generator.eval()
-        try:
+        with evaluating(self):
             return self._generate(z, condition)
-        finally:
-            self.generator.train(training)
 
-    def _generate(self, z: Tensor, condition: Tensor | None) -> Tensor:
-        return self.generator(z, *_embedded(self.generator_embedding, condition))
+    def judge(self, x: Float[Tensor, "b *shape"], *, condition: Tensor | None = None) -> Float[Tensor, " b2"]:
+        """The critic's logits of data as they are; where it judges packs, one for each pack of neighbours."""
+        with evaluating(self):
+            return self.critic(x, condition, self._no_noise(x)).logit
 
-    def _judge(self, x: Tensor, condition: Tensor | None) -> Tensor:
-        return self.critic(x, *_embedded(self.critic_embedding, condition))
+    def classify(self, x: Float[Tensor, "b *shape"]) -> Float[Tensor, "b c"]:
+        """Logits of the classes (or attributes) of x, by a critic with conditioning "classifier" or "semi-supervised"."""
+        with evaluating(self):
+            classes = self.critic(x, None, self._no_noise(x)).classes
+        if classes is None:
+            raise UserError(
+                f"conditioning='{self.conditioning}' has no classes to say; take 'classifier' or 'semi-supervised'."
+            )
+        return classes
+
+    def read_codes(self, x: Float[Tensor, "b *shape"]) -> Float[Tensor, "b heads"]:
+        """What Q reads in x: logits of each categorical code, then means and log-deviations of the continuous ones."""
+        with evaluating(self):
+            codes = self.critic(x, None, self._no_noise(x)).codes
+        if codes is None:
+            raise UserError("z has no codes that could be read; give categorical=[10], say, or continuous=2.")
+        return codes
+
+    def _no_noise(self, x: Tensor) -> Tensor | None:
+        return None if self.view.diffusion is None else torch.zeros(len(x), device=x.device)
+
+    @torch.no_grad()
+    def diagnose(self, x: Float[Tensor, "b *shape"], *, condition: Tensor | None = None) -> dict[str, float]:
+        """class_accuracy: of the critic's classes, on data x."""
+        if condition is None or "classes" not in self.critic.heads:
+            return {}
+        said = self.classify(x)
+        right = said.argmax(1) == condition if condition.dim() == 1 else (said > 0) == (condition > 0.5)
+        return {"class_accuracy": float(right.float().mean())}
 
 
-def _embedded(embedding: ConditionEmbedding, condition: Tensor | None) -> tuple[Tensor, ...]:
-    """Nothing, or the condition's vector, for a network's second argument."""
-    if not embedding or condition is None:
-        return ()
-    # `drop` keeps the null vector in the graph: replicated training wants a gradient for every parameter.
-    return (embedding(condition, len(condition), torch.zeros(len(condition), dtype=torch.bool, device=condition.device)),)
+def _weights(side: list[nn.Module]) -> list[nn.Parameter]:
+    return [parameter for module in side for parameter in module.parameters()]
+
+
+def _growing(network: nn.Module) -> list[Any]:
+    """Its parts that change with the run (a stage, a moving average) and want to be told where it is."""
+    return [part for part in network.modules() if hasattr(part, "after_update")]

@@ -1,6 +1,7 @@
-"""What is added to the critic's loss to keep the game stable: pure functions (critic, real, fake, rng) -> scalar.
+"""What bounds the slope of a critic: penalties, pure functions (critic, real, fake, rng) -> scalar that are added to its
+loss, and what is done to its weights.
 
-All look at the slope of the critic's output by its input, one gradient a datum, at different places:
+All penalties look at the slope of the critic's output by its input, one gradient a datum, at different places:
 
     r1                    E |grad l|^2 / 2         at real data
     r2                    E |grad l|^2 / 2         at fakes
@@ -15,6 +16,9 @@ lines of an optimal coupling of data and fakes.
 
 A slope of one datum is well-defined only where the critic judges each by itself: not with batch norm.
 
+"spectral" divides each layer's weights by their largest singular value (nets/lipschitz.py), "clipping" holds them within
++- 0.01 after each update (Arjovsky et al. 2017): crude, and the slope that it allows grows with width and depth.
+
 Gulrajani et al. 2017 (WGAN-GP, both sides), arXiv:1704.00028; Kodali et al. 2017 (DRAGAN), arXiv:1705.07215; Mescheder,
 Geiger and Nowozin 2018 (R1, R2), arXiv:1801.04406; Thanh-Tung, Tran and Venkatesh 2019 (zero-centred), arXiv:1902.03984.
 """
@@ -22,7 +26,7 @@ Geiger and Nowozin 2018 (R1, R2), arXiv:1801.04406; Thanh-Tung, Tran and Venkate
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -40,7 +44,13 @@ def squared_slope(critic: Critic, x: Float[Tensor, "b *shape"]) -> Float[Tensor,
     """|grad_x l(x)|^2 of each datum, differentiable by the critic's parameters."""
     x = x.detach().float().requires_grad_()  # fakes come in bfloat16 out of mixed precision
     with torch.enable_grad():
-        (slope,) = torch.autograd.grad(critic(x).float().sum(), x, create_graph=True)
+        logits = critic(x)
+        if not logits.requires_grad:
+            raise UserError(
+                "a penalty on the critic's slope was asked for, and this critic's logits have no gradient by x (a module of "
+                "your own that detaches or rounds?); let it be differentiable, or take regulariser='none'."
+            )
+        (slope,) = torch.autograd.grad(logits.float().sum(), x, create_graph=True)
     return slope.float().flatten(1).square().sum(1)
 
 
@@ -112,26 +122,81 @@ class Penalty:
     every: int = 1
 
 
-def penalties(settings: Mapping[str, float | Mapping[str, float]]) -> list[Penalty]:
-    """Of {name: weight} or {name: {"weight": weight, "every": steps}}; those of weight 0 are left away.
+# weights where none is given: those of the papers
+USUAL = {"gradient-penalty": 10.0, "one-sided-penalty": 10.0, "zero-centred": 10.0, "dragan": 10.0}
+CLIP = 0.01
+Given = float | Mapping[str, float]
 
-    >>> [(p.name, p.weight, p.every) for p in penalties({"r1": 0.5, "r2": {"weight": 1, "every": 16}})]
+
+@dataclass(frozen=True)
+class Regulariser:
+    """What bounds the critic's slope. clip: the largest weight; None: any."""
+
+    penalties: tuple[Penalty, ...] = ()
+    spectral: bool = False
+    clip: float | None = None
+
+    def __bool__(self) -> bool:
+        return bool(self.penalties) or self.spectral or self.clip is not None
+
+    @property
+    def alone(self) -> list[str]:
+        """Its parts that speak of the slope at one datum by itself; r1 gets along without."""
+        return [p.name for p in self.penalties if p.name != "r1"] + (["spectral"] if self.spectral else [])
+
+
+def regulariser(given: str | Sequence[str] | Mapping[str, Given], fine: float = 0.5) -> Regulariser:
+    """Of a name, names, or {name: weight} or {name: {"weight": weight, "every": steps}}; those of weight 0 are left away, and
+    "none" is nothing. fine: the weight of r1 and r2 where none is given.
+
+    >>> [(p.name, p.weight, p.every) for p in regulariser({"r1": 0.5, "r2": {"weight": 1, "every": 16}}).penalties]
     [('r1', 0.5, 1), ('r2', 1.0, 16)]
+    >>> regulariser("spectral").spectral, regulariser("clipping").clip, bool(regulariser("none"))
+    (True, 0.01, False)
 
-    Raises UserError for unknown names, negative weights and intervals that are no counts.
+    Raises UserError for unknown names, negative weights, intervals that are no counts, and what does not go together.
     """
-    found = []
-    for name, given in settings.items():
-        if name not in PENALTIES:
-            raise UserError(f"there is no penalty '{name}'; {nearest(name, PENALTIES)}")
-        values = dict(given) if isinstance(given, Mapping) else {"weight": given}
-        if "weight" not in values or not set(values) <= {"weight", "every"}:
-            raise UserError(f"penalty '{name}' has {values}; give a weight, or {{weight: 10, every: 16}}.")
-        weight, every = values["weight"], values.get("every", 1)
-        if not (math.isfinite(weight) and weight >= 0):
-            raise UserError(f"the weight of penalty '{name}' is {weight}; give a number >= 0.")
-        if every < 1 or every != int(every):
-            raise UserError(f"penalty '{name}' has every = {every}; give a number of steps, at least 1.")
-        if weight:
-            found.append(Penalty(name, PENALTIES[name], float(weight), int(every)))
-    return found
+    if isinstance(given, str):
+        given = [given]
+    found: list[Penalty] = []
+    spectral, clip = False, None
+    for name in given:
+        said = given[name] if isinstance(given, Mapping) else None
+        if name == "none":
+            if len(given) > 1:
+                raise UserError(f"regulariser 'none' was given beside others ({', '.join(given)}); leave it or them away.")
+        elif name == "spectral":
+            if said not in (None, 1, True):
+                raise UserError(
+                    f"spectral norm was given {said}; it divides by the largest singular value and has no strength."
+                )
+            spectral = True
+        elif name == "clipping":
+            largest = CLIP if said is None else said
+            if isinstance(largest, Mapping) or not (math.isfinite(largest) and largest > 0):
+                raise UserError(
+                    f"clipping was given {largest}, which leaves the critic nothing; give a number above 0, such as 0.01."
+                )
+            clip = largest
+        elif name in PENALTIES:
+            usual = fine if name in ("r1", "r2") else USUAL[name]
+            found += _penalty(name, usual if said is None else said)
+        else:
+            raise UserError(f"there is no regulariser '{name}'; {nearest(name, (*PENALTIES, 'spectral', 'clipping', 'none'))}")
+    if spectral and clip is not None:
+        raise UserError(
+            "spectral norm divides weights by their size, whatever it is, so that clipping them does nothing; take one."
+        )
+    return Regulariser(tuple(found), spectral, clip)
+
+
+def _penalty(name: str, given: Given) -> list[Penalty]:
+    values = dict(given) if isinstance(given, Mapping) else {"weight": given}
+    if "weight" not in values or not set(values) <= {"weight", "every"}:
+        raise UserError(f"penalty '{name}' has {values}; give a weight, or {{weight: 10, every: 16}}.")
+    weight, every = values["weight"], values.get("every", 1)
+    if not (math.isfinite(weight) and weight >= 0):
+        raise UserError(f"the weight of penalty '{name}' is {weight}; give a number >= 0.")
+    if every < 1 or every != int(every):
+        raise UserError(f"penalty '{name}' has every = {every}; give a number of steps, at least 1.")
+    return [Penalty(name, PENALTIES[name], float(weight), int(every))] if weight else []

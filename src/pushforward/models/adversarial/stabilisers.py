@@ -13,11 +13,13 @@ With f(x) the features ahead of the critic's last layer, l its logits, theta a p
                           a slope, however thin the sets are that data and fakes lie on
     packing               the critic judges m data together, all real or all fake, as m times the channels: it compares p^m with
                           q^m, whose total variation grows faster with m where q lacks modes of p
-    semi-supervised       the critic's C logits l_k say which class a datum has, and the (C+1)-th, "fake", is 0: then
-                          P(real) = Z / (Z + 1), Z = sum_k exp(l_k), that is the logit logsumexp_k l_k
+    diffusion             data and fakes are diffused to a step that the critic is told and that grows as the critic gets surer
+                          (diffused.py)
+    style-mixing, path-length    of a style-based generator (style.py)
+    pulling-away          the mean squared cosine of the features of two fakes is added to the generator's loss (energy.py)
 
-Layers that look at a batch are in nets/minibatch.py, augmentations in nets/augmentation.py. The averaged weights of the
-generator, with which a run samples, are the run's.
+A critic of C + 1 classes is in critics.py. Layers that look at a batch are in nets/minibatch.py, augmentations in
+nets/augmentation.py. The averaged weights of the generator, with which a run samples, are the run's.
 
 Salimans et al. 2016 (features, labels, averaging, classes, layers), arXiv:1606.03498; Sonderby et al. 2017 (noise),
 arXiv:1610.04490; Lin et al. 2018 (PacGAN), arXiv:1712.04086; Goodfellow 2016 (why one-sided), arXiv:1701.00160; Chintala et
@@ -32,9 +34,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy as categorical_cross_entropy
 from torch.nn.functional import softplus
 
 from pushforward.data.spec import DataSpec
@@ -94,8 +95,6 @@ def flip_labels(
 
 def _refuse_labels(stabiliser: str, objective: str) -> None:
     """Raises UserError with the reason where labels of this objective cannot be soft or wrong to any avail."""
-    if objective not in OBJECTIVES:
-        raise UserError(f"there is no objective '{objective}'; {nearest(objective, OBJECTIVES)}")
     unmoved = {
         "wasserstein": "its critic's loss is linear in the outputs, so that wrong labels only make it smaller",
         "hinge": "its best critic sign(p - q) is within +-1 in any case and stays the same",
@@ -178,20 +177,6 @@ def packed_shape(shape: Sequence[int], m: int) -> tuple[int, ...]:
     return (m * shape[0], *shape[1:])
 
 
-def real_logit(classes: Float[Tensor, "b c"]) -> Float[Tensor, " b"]:
-    """log P(real) / P(fake) of a critic with C + 1 classes, of which the last, fake, has logit 0."""
-    return classes.float().logsumexp(1)
-
-
-def semi_supervised(classes: Float[Tensor, "b c"], labels: Int[Tensor, " b"]) -> Float[Tensor, ""]:
-    """-E log p(y | x, real) of real data in nats, over rows with a label (0 .. C - 1); -1 means that it has none.
-
-    The rest of the paper's loss is the cross-entropy of `real_logit`: any objective serves.
-    """
-    known = (labels >= 0).sum().clamp(min=1)
-    return categorical_cross_entropy(classes.float(), labels.long(), ignore_index=-1, reduction="sum") / known
-
-
 @dataclass(frozen=True)
 class Stabiliser:
     """strength: its one number when none is given; meaning: of that number; least, most: its range; reason: what it is for."""
@@ -219,9 +204,6 @@ STABILISERS: dict[str, Stabiliser] = {
         0.1, "sigma when the run begins", 0, math.inf, "data and fakes overlap, so that the critic has a slope"
     ),
     "packing": Stabiliser(2, "data judged together", 2, 16, "a critic of several data sees that fakes are alike", whole=True),
-    "semi-supervised": Stabiliser(
-        1.0, "the weight of the classes", 0, math.inf, "classes teach the critic what matters in data"
-    ),
     "minibatch-discrimination": Stabiliser(
         32, "kernels that compare rows", 1, 1024, "the critic is told how near a datum is to its batch", whole=True
     ),
@@ -235,12 +217,24 @@ STABILISERS: dict[str, Stabiliser] = {
     "adaptive-augmentation": Stabiliser(
         0.6, "E[sign(l)] over data that is aimed at", 0, 0.99, "as much augmentation as the critic needs, found in training"
     ),
+    "diffusion": Stabiliser(
+        0.6, "E[sign(l)] over data that is aimed at", 0, 0.99, "as much noise as the critic needs, found in training"
+    ),
+    "style-mixing": Stabiliser(
+        0.9, "the share of fakes with two styles", 0, 1, "layers of a style-based generator do not rely on each other"
+    ),
+    "path-length": Stabiliser(
+        2.0, "the weight of (|J^T y| - a)^2", 0, math.inf, "a step in a style changes an image by the same amount everywhere"
+    ),
+    "pulling-away": Stabiliser(
+        0.1, "the weight of the mean squared cosine", 0, math.inf, "fakes of one batch are to differ in the critic's features"
+    ),
 }
 
 # Two that cannot both be, and why not
 APART = {
     ("augmentation", "adaptive-augmentation"): "both set the probability of the same augmentations",
-    ("packing", "semi-supervised"): "a pack of several data has no class",
+    ("instance-noise", "diffusion"): "both add noise to the same data",
 }
 
 
@@ -266,13 +260,14 @@ def stabilisers(given: Sequence[str] | Mapping[str, float], objective: str, spec
             _refuse_labels(name, objective)
         if name.endswith("augmentation") and not spec.planar:
             raise UserError(f"{name} changes images, and '{spec.name}' holds {spec.kind}; take instance-noise.")
-        if name == "adaptive-augmentation" and OBJECTIVES[objective].boundary is None:
+        if name in ("adaptive-augmentation", "diffusion") and (
+            objective not in OBJECTIVES or OBJECTIVES[objective].boundary is None
+        ):
+            other = "augmentation" if name == "adaptive-augmentation" else "instance-noise"
             raise UserError(
                 f"{name} looks at which data the critic takes for real, and with objective='{objective}' it does not say; "
-                "take augmentation."
+                f"take {other}."
             )
-        if name == "semi-supervised" and spec.classes is None:
-            raise UserError(f"{name} needs classes, and '{spec.name}' has none; load the data with their labels.")
         found[name] = int(strength) if row.whole else strength
     for (one, other), reason in APART.items():
         if one in found and other in found:

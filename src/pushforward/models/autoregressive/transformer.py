@@ -17,9 +17,6 @@ Radford et al. 2019, Language models are unsupervised multitask learners; Vaswan
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
-
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -29,21 +26,10 @@ from pushforward.data.batches import Batch
 from pushforward.data.spec import DataSpec
 from pushforward.errors import UserError
 from pushforward.models.autoregressive.sampling import check_choice, generate, windows
-from pushforward.models.contract import Generator, LogProb, Loss, OptimizerSettings, Player, device_of
+from pushforward.models.contract import Generator, LogProb, Loss, OptimizerSettings, Player, device_of, evaluating
 from pushforward.nets.conditioning import ConditionEmbedding, condition_rates, draw_condition
 from pushforward.nets.transformer import Decoder
 from pushforward.randomness import Rng, as_rng
-
-
-@contextlib.contextmanager
-def without_dropout(module: nn.Module) -> Iterator[None]:
-    """Runs a block with the module in evaluation mode, and leaves it as it was."""
-    training = module.training
-    module.eval()
-    try:
-        yield
-    finally:
-        module.train(training)
 
 
 class GPT(nn.Module):
@@ -114,7 +100,7 @@ class GPT(nn.Module):
         Raises UserError for ids outside the vocabulary, and for a missing condition that is not a class.
         """
         x, condition = self._checked(x), self._checked_condition(condition)
-        with without_dropout(self):
+        with evaluating(self):
             if self.spec.condition is None or condition is not None:
                 return LogProb(self.token_log_probs(x, condition=condition).sum(1), "exact")
             if self.spec.classes is None:
@@ -143,7 +129,7 @@ class GPT(nn.Module):
         for start, first, end in windows(len(tokens), context, stride):
             groups.setdefault((first - start, end - start), []).append(start)
         total = 0.0
-        with without_dropout(self):
+        with evaluating(self):
             for (first, end), starts in groups.items():
                 for at in torch.tensor(starts, device=tokens.device).split(batch_size):
                     x = tokens[at[:, None] + torch.arange(end, device=tokens.device)]
@@ -220,7 +206,7 @@ class GPT(nn.Module):
             condition = draw_condition(self.spec.condition, len(prefix), rng)
         # All uniforms at once: a stream is opened once a row, not once a row and token.
         uniforms = rng.rand(len(prefix), length)
-        with without_dropout(self):
+        with evaluating(self):
             begin = self._begin(len(prefix), condition)
             return generate(
                 self.network, begin, prefix, uniforms, temperature=temperature, top_k=top_k, top_p=top_p, cache=cache

@@ -15,8 +15,8 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from pushforward.errors import UserError
-from pushforward.evaluation.intervals import half_interval, wilson
-from pushforward.evaluation.records import Measure, paired
+from pushforward.measures.intervals import half_interval, wilson
+from pushforward.measures.measure import Measure, paired
 
 SUSPECT = 0.01
 

@@ -7,17 +7,19 @@ from prdc import compute_prdc
 from scipy import linalg
 from sklearn.metrics.pairwise import polynomial_kernel
 
+from pushforward.data.spec import DataSpec
 from pushforward.distributions.gaussians import gaussian_w2
 from pushforward.distributions.kernels import mmd2, polynomial
 from pushforward.distributions.transport import line_cost
 from pushforward.errors import UserError
-from pushforward.evaluation.fidelity import (
+from pushforward.measures.features import coarse_space
+from pushforward.measures.fidelity import (
     frechet_distance,
     kernel_interval,
     neighbourhood_intervals,
     neighbourhoods,
 )
-from pushforward.evaluation.transport import directions, exact_wasserstein, sliced
+from pushforward.measures.transport import directions, exact_wasserstein, sliced, sliced_wasserstein
 
 
 def gaussian(n, d, seed, scale=1.0, shift=0.0):
@@ -160,3 +162,23 @@ def test_directions_are_units_and_a_function_of_the_seed():
     np.testing.assert_allclose(np.linalg.norm(theta, axis=0), 1)
     np.testing.assert_array_equal(theta, directions(7, 32, seed=3))
     assert not np.array_equal(theta, directions(7, 32, seed=4))
+
+
+def test_the_coarse_space_tells_what_its_means_do_not():
+    """A checkerboard has no mean over any cell of 8 x 8; the roughness is its amplitude; a grey image has none."""
+    spec = DataSpec("image", (1, 32, 32), levels=256, mode="L")
+    board = (torch.arange(32)[:, None] + torch.arange(32)[None]) % 2
+    codes = torch.stack([torch.full((1, 32, 32), 100), (100 + 20 * (2 * board - 1))[None]]).to(torch.uint8)
+    plain, rough = torch.from_numpy(coarse_space(spec).extract(codes))
+    assert plain.shape == (8 * 8 + 4 * 4,) and torch.allclose(plain[:64], rough[:64], atol=1e-6)
+    assert torch.allclose(plain[64:], torch.zeros(16, dtype=torch.float64), atol=1e-6)
+    # In the middle a pixel stands 20 levels above a mean of 9 that is 20 / 9 the same way.
+    inner = 4.0 * (20 - 20 / 9) * 2 / 255
+    assert torch.allclose(rough[64:].reshape(4, 4)[1:3, 1:3], torch.full((2, 2), inner, dtype=torch.float64), atol=1e-5)
+
+
+def test_sliced_wasserstein_of_a_shift():
+    """Two sets a shift v apart: |v| / sqrt(d), in expectation over directions (3 % at 256 of them)."""
+    x = np.random.default_rng(0).standard_normal((300, 4))
+    assert sliced_wasserstein(x, x + np.array([3.0, 0, 0, 4])) == pytest.approx(5 / 2, rel=0.06)
+    assert sliced_wasserstein(x, x) == 0

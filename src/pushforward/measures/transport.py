@@ -15,8 +15,8 @@ from jaxtyping import Float
 from pushforward.distributions.kernels import squared_distances
 from pushforward.distributions.transport import line_cost, transport_plan
 from pushforward.errors import UserError
-from pushforward.evaluation.intervals import half_interval
-from pushforward.evaluation.records import Measure, paired
+from pushforward.measures.intervals import half_interval
+from pushforward.measures.measure import Measure, paired
 from pushforward.randomness import mix
 
 PROJECTIONS = 256
@@ -35,6 +35,12 @@ def exact_wasserstein(x: Float[np.ndarray, "n d"], y: Float[np.ndarray, "m d"]) 
     if len(x) + len(y) > 10_000:
         raise UserError(f"exact transport of {len(x)} onto {len(y)} points takes too long; give at most 5,000 each.")
     return float(transport_plan(squared_distances(torch.from_numpy(x), torch.from_numpy(y)))[1].sqrt())
+
+
+def sliced_wasserstein(x: Float[np.ndarray, "n d"], y: Float[np.ndarray, "m d"], seed: int = 0) -> float:
+    """The sliced 2-Wasserstein distance of two sets, in the units of x."""
+    theta = directions(x.shape[1], PROJECTIONS, seed)
+    return float(line_cost(torch.from_numpy(x @ theta), torch.from_numpy(y @ theta), 2).mean().sqrt())
 
 
 def sliced(samples: np.ndarray, train: np.ndarray, real: np.ndarray, seed: int, space: str) -> list[Measure]:

@@ -39,6 +39,7 @@ BATCH = 64
 NOISE = 0.5  # the standard deviation of the most noise, where images are in [-1, 1]
 APPEARANCE = 10.0  # a squared error of 0.1 weighs as much as one nat of the labels
 LARGEST_FIT = 20_000
+ROUGH = 4.0  # times as much as a difference of means: the numbers are smaller
 
 
 @dataclass
@@ -98,6 +99,25 @@ def feature_space(
         return torch.cat(parts).double().numpy()
 
     return FeatureSpace(f"{space} features", digest, extract)
+
+
+def coarse_space(spec: DataSpec) -> FeatureSpace:
+    """A space for images that nothing is fitted for: their means over a grid of 8 x 8 cells, and over 4 x 4 how much pixels
+    differ from their surroundings, which tells noise and blur. Coarser than what a network knows, and made in milliseconds.
+    """
+
+    def extract(codes: Tensor) -> np.ndarray:
+        parts = []
+        for part in codes.cpu().split(512):
+            x = units(spec).to_model(part)
+            detail = (x - F.avg_pool2d(x, 3, 1, 1, count_include_pad=False)).square()
+            height, width = x.shape[2:]
+            means = F.adaptive_avg_pool2d(x, (min(8, height), min(8, width)))
+            rough = F.adaptive_avg_pool2d(detail, (min(4, height), min(4, width))).sqrt()
+            parts.append(torch.cat([means.flatten(1), ROUGH * rough.flatten(1)], 1))
+        return torch.cat(parts).double().numpy()
+
+    return FeatureSpace("coarse means and roughness", "", extract)
 
 
 def _labels(spec: DataSpec) -> int | None:

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from pushforward.evaluation.intervals import bootstrap_mean, half_interval, halves, wilson
+from pushforward.measures.intervals import bootstrap_mean, half_interval, halves, wilson
 
 
 def test_bootstrap_covers_the_mean():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from pushforward.errors import UserError
-from pushforward.evaluation.two_sample import class_measures, recognised, transfer_measures, two_sample_accuracy
+from pushforward.measures.two_sample import class_measures, recognised, transfer_measures, two_sample_accuracy
 
 
 def gaussian(n, d, seed, shift=0.0):

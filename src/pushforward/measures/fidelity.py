@@ -22,8 +22,8 @@ from torch import Tensor
 from pushforward.distributions.gaussians import squared_w2
 from pushforward.distributions.kernels import mmd2_of_subsets, polynomial, squared_distances
 from pushforward.errors import UserError
-from pushforward.evaluation.intervals import RESAMPLES, around, half_interval, halves
-from pushforward.evaluation.records import Measure, paired
+from pushforward.measures.intervals import RESAMPLES, around, half_interval, halves
+from pushforward.measures.measure import Measure, paired
 
 NEIGHBOURS = 5
 

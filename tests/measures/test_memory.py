@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from pushforward.errors import UserError
-from pushforward.evaluation.memory import memory_measures, nearest, runs_of, text_measures
+from pushforward.measures.memory import memory_measures, nearest, runs_of, text_measures
 
 TRAIN = np.random.default_rng(0).standard_normal((500, 8))
 HELD = np.random.default_rng(1).standard_normal((200, 8))

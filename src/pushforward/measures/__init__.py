@@ -1,0 +1,1 @@
+"""What samples are worth beside data: pure functions on rows of numbers, which know no model and no run."""

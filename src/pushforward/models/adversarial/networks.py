@@ -1,0 +1,173 @@
+"""The pairs of networks that play, by name.
+
+mlp              perceptrons, for any numbers
+dcgan            strided convolutions with batch norms (Radford et al. 2016)
+residual         residual blocks, class-conditional norms (SNGAN: Miyato et al. 2018)
+self-attention   the same with self-attention at a middle size (SAGAN: Zhang et al. 2019)
+biggan           the same with z in chunks and orthogonal weights (Brock et al. 2019)
+progressive      both grow from the coarsest size to the finest while they train (Karras et al. 2018)
+style            a mapping network and modulated convolutions (StyleGAN2: Karras et al. 2020)
+orthonormal      a critic of slope <= 1 by its layers, beside dcgan's or mlp's generator (Anil et al. 2019)
+autoencoder      a critic that says how badly it can give x back (EBGAN: Zhao et al. 2017), beside the same generators
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+
+from pushforward.data.spec import DataSpec
+from pushforward.errors import UserError, nearest
+from pushforward.models.adversarial.stabilisers import packed_shape
+from pushforward.nets.adversaries import MLPCritic, MLPGenerator
+from pushforward.nets.choice import LEAST
+from pushforward.nets.dcgan import SMALLEST, DCGANCritic, DCGANGenerator
+from pushforward.nets.energies import AutoencoderCritic
+from pushforward.nets.lipschitz import OrthonormalCritic
+from pushforward.nets.progressive import ProgressiveCritic, ProgressiveGenerator
+from pushforward.nets.residual_gan import ResidualCritic, ResidualGenerator
+from pushforward.nets.style import StyleCritic, StyleGenerator
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What networks are built for: the data, numbers of z and of both embeddings, channels, data judged together, norm of
+    dcgan's critic, whether an energy is a mean absolute error, further options of the
+    generator (of both networks that grow)."""
+
+    spec: DataSpec
+    latent_dim: int
+    width: int
+    embedding: int = 0
+    told: int = 0
+    packs: int = 1
+    norm: str = "batch"
+    absolute: bool = False
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def bounded(self) -> bool:
+        """Whether data are in [-1, 1]."""
+        return self.spec.kind == "image"
+
+    @property
+    def judged(self) -> tuple[int, ...]:
+        """The shape of what the critic sees."""
+        return packed_shape(self.spec.shape, self.packs)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """How a generator and a critic's trunk are built. planar: whether they are for images and fields (C, H, W) alone. options:
+    that they have."""
+
+    generator: Callable[[Asked], nn.Module]
+    trunk: Callable[[Asked], nn.Module]
+    planar: bool = True
+    options: tuple[str, ...] = ()
+
+
+def _plain_generator(a: Asked) -> nn.Module:
+    """dcgan's where the data are large enough images, else a perceptron."""
+    return NETWORKS[plain(a.spec)].generator(a)
+
+
+def plain(spec: DataSpec) -> str:
+    """What network="auto" means."""
+    return "dcgan" if spec.planar and min(spec.shape[1:]) >= SMALLEST else "mlp"
+
+
+def _energy_width(a: Asked) -> int:
+    """Channels of its convolutions, or units of its perceptrons."""
+    return a.width if a.spec.planar and max(a.spec.shape[1:]) >= LEAST else 8 * a.width
+
+
+def _middle(spec: DataSpec) -> int:
+    """The side of the maps that attention looks at: half of the image, at most 32 pixels."""
+    return min(32, (max(spec.shape[1:]) + 1) // 2)
+
+
+NETWORKS: dict[str, Pair] = {
+    "mlp": Pair(
+        lambda a: MLPGenerator(a.spec.shape, a.latent_dim, 8 * a.width, a.embedding, bounded=a.bounded),
+        lambda a: MLPCritic(a.judged, 8 * a.width, a.told),
+        planar=False,
+    ),
+    "dcgan": Pair(
+        lambda a: DCGANGenerator(a.spec.shape, a.latent_dim, a.width, a.embedding, bounded=a.bounded),
+        lambda a: DCGANCritic(a.judged, a.width, a.told, a.norm),
+    ),
+    "residual": Pair(
+        lambda a: ResidualGenerator(a.spec.shape, a.latent_dim, a.width, a.embedding, a.bounded),
+        lambda a: ResidualCritic(a.judged, a.width, a.told),
+    ),
+    "self-attention": Pair(
+        lambda a: ResidualGenerator(
+            a.spec.shape, a.latent_dim, a.width, a.embedding, a.bounded, attention=_middle(a.spec)
+        ),
+        lambda a: ResidualCritic(a.judged, a.width, a.told, attention=_middle(a.spec)),
+    ),
+    "biggan": Pair(
+        lambda a: ResidualGenerator(
+            a.spec.shape, a.latent_dim, a.width, a.embedding, a.bounded,
+            attention=_middle(a.spec), hierarchical=True, orthogonal=True,
+        ),
+        lambda a: ResidualCritic(a.judged, a.width, a.told, attention=_middle(a.spec), orthogonal=True),
+    ),
+    "progressive": Pair(
+        lambda a: ProgressiveGenerator(a.spec.shape, a.latent_dim, a.width, a.embedding, a.bounded, **a.options),
+        lambda a: ProgressiveCritic(a.judged, a.width, a.told, **a.options),
+        options=("complete",),
+    ),
+    "style": Pair(
+        lambda a: StyleGenerator(a.spec.shape, a.latent_dim, a.width, a.embedding, a.bounded, **a.options),
+        lambda a: StyleCritic(a.judged, a.width, a.told),
+        options=("style_dim", "mapping_depth", "modulation"),
+    ),
+    "orthonormal": Pair(_plain_generator, lambda a: OrthonormalCritic(a.judged, 8 * a.width, a.told), planar=False),
+    "autoencoder": Pair(
+        _plain_generator,
+        lambda a: AutoencoderCritic(a.judged, _energy_width(a), a.told, norm=1 if a.absolute else 2, **a.options),
+        planar=False,
+        options=("hidden",),
+    ),
+}  # fmt: skip
+
+
+def chosen(network: str, spec: DataSpec) -> str:
+    """The name, or for "auto" that of the networks that suit the data; raises UserError for one unknown or unfit."""
+    if network == "auto":
+        return plain(spec)
+    if network not in NETWORKS:
+        raise UserError(f"there is no network '{network}'; {nearest(network, ('auto', *NETWORKS))}")
+    if NETWORKS[network].planar and not spec.planar:
+        raise UserError(f"network='{network}' makes images, and '{spec.name}' holds {spec.kind}; take network='mlp'.")
+    return network
+
+
+def built(network: str, asked: Asked, generators: int = 1) -> tuple[list[nn.Module], nn.Module]:
+    """The generators and the critic's trunk; raises UserError for an option that this network does not have."""
+    pair = NETWORKS[network]
+    for name in asked.options:
+        if name not in pair.options:
+            has = f"it has {', '.join(pair.options)}" if pair.options else "it has none"
+            raise UserError(f"network='{network}' has no option '{name}'; {has}.")
+    return [pair.generator(asked) for _ in range(generators)], pair.trunk(asked)
+
+
+def chosen_norm(asked: str, network: str, alone: Sequence[str], spectral: bool) -> str:
+    """The norm of dcgan's critic. alone: regularisers that speak of the slope at each datum by itself, which a critic with
+    batch norm does not have."""
+    if asked == "auto":
+        return "none" if spectral else "layer" if alone else "batch"
+    if network != "dcgan":
+        raise UserError(f"critic_norm='{asked}' was given with network='{network}', whose critic has no norms; leave it away.")
+    if asked == "batch" and alone:
+        raise UserError(
+            f"{alone[0]} speaks of the slope of each datum by itself, which a critic with critic_norm='batch' does not have; "
+            "take 'layer' or 'none'."
+        )
+    return asked

@@ -1,0 +1,232 @@
+"""Any sensible combination of a GAN's choices plays; one that makes no sense is refused with the reason."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from pushforward.data.batches import Batch
+from pushforward.data.spec import Condition, DataSpec
+from pushforward.errors import UserError
+from pushforward.models.adversarial.games import ENERGIES
+from pushforward.models.adversarial.gan import GAN
+from pushforward.models.adversarial.networks import NETWORKS
+from pushforward.models.adversarial.objectives import OBJECTIVES
+from pushforward.models.adversarial.stabilisers import STABILISERS
+from pushforward.models.adversarial.style import StyleGAN
+from pushforward.models.contract import Moment
+from pushforward.randomness import SampleRng, UpdateRng, seeded
+
+CLASSES = Condition("class", 3, frequencies=(0.5, 0.25, 0.25))
+ATTRIBUTES = Condition("attributes", 2, frequencies=(0.5, 0.25))
+POINTS, IMAGES = DataSpec("point", (2,), condition=CLASSES), DataSpec("image", (1, 9, 11), condition=CLASSES)
+
+
+def build(spec=POINTS, **settings) -> GAN:
+    model = StyleGAN if settings.get("network") == "style" else GAN
+    with seeded(1):
+        return model(spec, **{"latent_dim": 5, "width": 4, **settings})
+
+
+def data(spec: DataSpec, n: int = 6) -> Batch:
+    x = SampleRng(2).rand(n, *spec.shape) * 2 - 1
+    kind = spec.condition.kind if spec.condition else None
+    condition = {"class": torch.arange(n) % 3, "attributes": (SampleRng(3).rand(n, 2) < 0.5).float(), None: None}[kind]
+    return Batch(x, condition, torch.arange(n), progress=0.25)
+
+
+def rng(seed: int = 0) -> UpdateRng:
+    return UpdateRng(torch.Generator().manual_seed(seed))
+
+
+def play(model: GAN, moves: bool = True) -> None:
+    """A turn of each player: finite, its own parameters get a gradient and no others; then what follows an update."""
+    batch, players = data(model.spec), model.players()
+    owned = [player.parameters() for player in players]
+    for player, own in zip(players, owned, strict=True):
+        ids = {id(p) for p in own}
+        for parameter in model.parameters():
+            parameter.grad = None
+            parameter.requires_grad_(id(parameter) in ids)
+        loss = player.loss(batch, rng())
+        assert torch.isfinite(loss.total) and all(torch.isfinite(term).all() for term in loss.terms.values()), loss.terms
+        assert not any(term.requires_grad for term in loss.terms.values())
+        loss.total.backward()
+        assert all(parameter.grad is None for parameter in model.parameters() if id(parameter) not in ids)
+        assert sum(parameter.grad.abs().sum() for parameter in own if parameter.grad is not None) > 0
+        if player.after_update is not None:
+            with torch.no_grad():
+                player.after_update({name: rows.detach() for name, rows in loss.keep.items()}, Moment(5, 0.25, rng(3)))
+    for parameter in model.parameters():
+        parameter.requires_grad_(True)
+    known = model.spec.condition is not None and bool(model.generator_embedding)
+    x = model.sample(3, condition=batch.condition[:3] if known and batch.condition is not None else None, generator=0)
+    assert x.shape == (3, *model.spec.shape) and x.isfinite().all()
+
+
+REGULARISERS = ("none", "r1", "r2", "gradient-penalty", "one-sided-penalty", "zero-centred", "dragan", "spectral", "clipping")
+
+
+@pytest.mark.parametrize("regulariser", REGULARISERS)
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_every_objective_with_every_regulariser(objective, regulariser):
+    if OBJECTIVES[objective].lipschitz and regulariser == "none":
+        with pytest.raises(UserError, match="no minimum"):
+            build(objective=objective, regulariser=regulariser)
+    else:
+        play(build(objective=objective, regulariser=regulariser))
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("conditioning", ["concatenation", "projection", "classifier", "semi-supervised", "none"])
+def test_every_network_with_every_conditioning(network, conditioning):
+    settings = {"objective": "equilibrium"} if network == "autoencoder" else {}
+    if network == "autoencoder" and conditioning in ("projection", "classifier", "semi-supervised"):
+        with pytest.raises(UserError, match="attribute `width`"):
+            build(IMAGES, network=network, conditioning=conditioning, **settings)
+    else:
+        play(build(IMAGES, network=network, conditioning=conditioning, **settings))
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("stabiliser", STABILISERS)
+def test_every_network_with_every_stabiliser(network, stabiliser):
+    objective = "energy" if network == "autoencoder" else "non-saturating"
+    try:
+        model = build(IMAGES, network=network, objective=objective, stabilisers=stabiliser)
+    except UserError as error:  # with a reason
+        refused = {
+            "virtual-batch-norm": "no batch norm",
+            "label-smoothing": "no target for real data",
+            "minibatch-discrimination": "attribute `width`",
+            "minibatch-deviation": "attribute `width`",
+            "adaptive-augmentation": "take augmentation",
+            "diffusion": "take instance-noise",
+            "style-mixing": "take the model 'stylegan'",
+            "path-length": "take the model 'stylegan'",
+        }
+        assert refused[stabiliser] in str(error)
+        if stabiliser in ("style-mixing", "path-length"):
+            assert network != "style"
+            return
+        assert network == "autoencoder" or (stabiliser == "virtual-batch-norm" and network in ("mlp", "progressive", "style"))
+    else:
+        play(model)
+
+
+def test_all_stabilisers_together():
+    apart = ("adaptive-augmentation", "diffusion", "style-mixing", "path-length")
+    names = [name for name in STABILISERS if name not in apart]
+    play(build(IMAGES, network="dcgan", stabilisers=names, critic_norm="layer"))
+    play(build(IMAGES, network="residual", objective="hinge", regulariser=["spectral", "r1"], conditioning="projection",
+               stabilisers=["adaptive-augmentation", "diffusion", "packing", "feature-matching"], critic_steps=2))  # fmt: skip
+
+
+@pytest.mark.parametrize("settings", [
+    {"categorical": (4, 2), "continuous": 3},
+    {"categorical": (4,), "conditioning": "none", "objective": "wasserstein", "regulariser": "gradient-penalty"},
+    {"generators": 3},
+    {"generators": 3, "categorical": (2,), "continuous": 1, "information": 0.5},
+    {"generators": 2, "information": 0.0},
+    {"mismatched": True},
+    {"mismatched": True, "interpolated": 0.5, "conditioning": "projection", "objective": "least-squares"},
+    {"conditioning": "semi-supervised", "labelled": 0.5, "stabilisers": ["feature-matching"]},
+    {"schedule": "constant", "optimizer": "rmsprop"},
+])  # fmt: skip
+@pytest.mark.parametrize("spec", [POINTS, IMAGES], ids=["points", "images"])
+def test_what_z_and_conditions_can_be(spec, settings):
+    play(build(spec, **settings))
+
+
+def test_attributes_are_a_condition_like_classes():
+    for conditioning in ("concatenation", "projection", "classifier"):
+        play(build(DataSpec("point", (2,), condition=ATTRIBUTES), conditioning=conditioning))
+
+
+@pytest.mark.parametrize(
+    "settings, sentence",
+    [
+        ({"network": "autoencoder"}, "take 'energy' .EBGAN. or 'equilibrium'"),
+        *(({"objective": name}, "take network='autoencoder'") for name in ENERGIES),
+        ({"objective": "least-squares", "objective_options": {"d": 1.0}}, "it has a, b, c"),
+        ({"objective_options": {"a": 1.0}}, "it has none"),
+        ({"network_options": {"complete": 0.5}}, "it has none"),
+        ({"network": "style"}, "makes images"),
+        (
+            {"objective": "least-squares", "objective_options": {"b": 0.9}, "stabilisers": ["label-smoothing"]},
+            "leave one of them",
+        ),
+        ({"network": "orthonormal", "regulariser": "gradient-penalty"}, "slope of at most 1 by its layers"),
+        ({"regulariser": ["spectral", "clipping"]}, "take one"),
+        ({"critic_norm": "batch"}, "whose critic has no norms"),
+        ({"conditioning": "classifier", "stabilisers": ["packing"]}, "a pack of several data has no class"),
+        ({"categorical": (3,), "stabilisers": ["packing"]}, "no code of its own"),
+        ({"categorical": (1,)}, "at least 2 values"),
+        ({"latent_dim": 0}, "at least 1 number"),
+        ({"generators": 0}, "at least 1"),
+        ({"critic_steps": 0}, "at least 1"),
+        ({"labelled": 0.0}, "a share of the data"),
+        ({"interpolated": 1.5}, "a share of the rows"),
+        ({"information": -1.0}, "weights are at least 0"),
+        ({"mismatched": True, "conditioning": "classifier"}, "that the critic is told"),
+        ({"mismatched": True, "objective": "relativistic"}, "compares pairs"),
+        ({"stabilisers": {"packing": 1}}, "from 2 to 16"),
+        ({"stabilisers": ["pack"]}, "did you mean packing"),
+        ({"stabilisers": ["augmentation"]}, "changes images"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_with_the_reason(settings, sentence):
+    with pytest.raises(UserError, match=sentence):
+        build(**settings)
+
+
+@pytest.mark.parametrize("conditioning", ["classifier", "semi-supervised"])
+def test_labels_asked_of_unlabelled_data_are_refused(conditioning):
+    with pytest.raises(UserError, match="has no condition; load the data with their labels"):
+        build(DataSpec("point", (2,)), conditioning=conditioning)
+
+
+def test_hidden_labels_are_the_same_ones_always_and_as_many_as_said():
+    model = build(conditioning="semi-supervised", labelled=0.3)
+    batch = Batch(torch.zeros(4000, 2), torch.arange(4000) % 3, torch.arange(4000))
+    shown = model._labels(batch) >= 0
+    assert shown.float().mean() == pytest.approx(0.3, abs=4 * math.sqrt(0.21 / 4000))
+    part = Batch(batch.x[7:9], batch.condition[7:9], batch.index[7:9])
+    assert torch.equal(model._labels(part) >= 0, shown[7:9])
+    assert torch.equal(model._labels(batch)[shown], batch.condition[shown])
+
+
+def test_the_generators_conditions_lie_between_those_of_two_rows():
+    model = build(interpolated=0.5)
+    wanted = model._wanted(data(POINTS, 400), rng())
+    assert (wanted.weight == 0).float().mean() == pytest.approx(0.5, abs=0.1)
+    assert torch.equal(wanted.second, wanted.first.roll(1, 0)) and 0 < wanted.weight.max() < 1
+
+
+def test_mismatched_data_count_as_fakes():
+    """The critic's loss with them is that of a batch of fakes twice as large."""
+    settings = {"objective": "least-squares", "regulariser": "none"}
+    plain, matched = build(**settings), build(mismatched=True, **settings)
+    batch = data(POINTS)
+    with torch.no_grad():
+        found, without = (model.critic_loss(batch, rng()).total for model in (matched, plain))
+        real, wrong = (plain.critic(batch.x, c).logit for c in (batch.condition, batch.condition.roll(1, 0)))
+    fake = 2 * without - (real - 1).square().mean()  # mean of squared logits of fakes
+    expected = ((real - 1).square().mean() + (fake + wrong.square().mean()) / 2) / 2
+    torch.testing.assert_close(found, expected)
+
+
+def test_a_critic_without_features_or_gradients_is_refused():
+    bare = nn.Sequential(nn.Linear(2, 1), nn.Flatten(0))
+    spec = DataSpec("point", (2,))
+    play(build(spec, critic_network=bare))
+    with pytest.raises(UserError, match="logits alone"):
+        build(spec, critic_network=bare, stabilisers=["feature-matching"])
+
+    class Rounded(nn.Module):
+        def forward(self, x):
+            return x.detach().round().sum(1)
+
+    with pytest.raises(UserError, match="have no gradient by x"):
+        build(spec, critic_network=Rounded(), regulariser="r1").critic_loss(data(spec), rng())
