@@ -116,22 +116,27 @@ def interpolate_conditions(
     """What n codes that the model draws become on the way from one condition to another (one for all, or one each): a straight
     line between the vectors of the two. Raises UserError for a model that knows nothing between two conditions."""
     able(run)
-    taken = inspect.signature(run.model.decode).parameters["condition"].annotation
-    if run.spec.condition is None or Between.__name__ not in str(taken):
+    model, condition = run.model, run.spec.condition
+    assert isinstance(model, Decodes)
+    taken = inspect.signature(model.decode).parameters["condition"].annotation
+    if condition is None or Between.__name__ not in str(taken):
         raise UserError(
             f"'{run.record['model']['name']}' on '{run.spec.name}' knows nothing between two conditions; a GAN of data with "
             "captions, classes or attributes does."
         )
     if steps < 2:
         raise UserError(f"steps = {steps} was given; an interpolation has at least 2, its ends.")
-    ends, device = [parse_condition(run.spec, given, n) for given in (start, end)], device_of(run.model)
-    z = drawn_codes(run, n, seed, ends[0]).repeat_interleave(steps, 0).to(device)
-    first, second = (to_model(run.spec.condition, c.to(device)).repeat_interleave(steps, 0) for c in ends)
+    asked, theirs = parse_condition(run.spec, start, n), parse_condition(run.spec, end, n)
+    if asked is None or theirs is None:
+        raise UserError("an interpolation of conditions has two ends; give both.")
+    device = device_of(run.model)
+    z = drawn_codes(run, n, seed, asked).repeat_interleave(steps, 0).to(device)
+    first, second = (to_model(condition, given.to(device)).repeat_interleave(steps, 0) for given in (asked, theirs))
     weight, parts = torch.linspace(0, 1, steps, device=device).repeat(n), []
     for begin in range(0, len(z), BLOCK):
         rows = slice(begin, begin + BLOCK)
         with torch.no_grad():
-            made = run.model.decode(z[rows], condition=Between(first[rows], second[rows], weight[rows]))
+            made = model.decode(z[rows], condition=Between(first[rows], second[rows], weight[rows]))  # type: ignore[arg-type]
         parts.append(run.units.to_codes(made).cpu())
     return torch.cat(parts).unflatten(0, (n, steps))
 

@@ -22,13 +22,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-from jaxtyping import Float, Int, Num
+from jaxtyping import Float, Num
 from torch import Tensor, nn
 
 from pushforward.data import conditions
 from pushforward.data.conditions import parse_condition
 from pushforward.errors import UserError, nearest
 from pushforward.models.contract import Decodes, Space, Spaces, device_of
+from pushforward.models.truncation import distinct
 from pushforward.nets.choice import chosen_network
 from pushforward.nets.conv import ConvEncoder
 from pushforward.nets.mlp import Flat
@@ -294,14 +295,6 @@ def _check_slope(space: Space, z: Tensor, condition: Tensor | None) -> None:
     x = space.decode(z, condition=condition)
     if not x.requires_grad or torch.autograd.grad(x.sum(), z, allow_unused=True)[0] is None:
         raise UserError("this decoder has no gradient with respect to its codes, so it cannot be inverted by descent.")
-
-
-def distinct(condition: Tensor | None, n: int, device: torch.device) -> tuple[list[Tensor | None], Int[Tensor, " n"]]:
-    """The conditions that differ (a single None where there are none), and which of them each row has."""
-    if condition is None:
-        return [None], torch.zeros(n, dtype=torch.long, device=device)
-    kinds, which = condition.unique(dim=0, return_inverse=True)
-    return list(kinds), which
 
 
 def _squared(a: Tensor, b: Tensor) -> Float[Tensor, " n"]:

@@ -61,6 +61,7 @@ from pushforward.models.adversarial.stabilisers import HistoricalAverage, featur
 from pushforward.models.adversarial.stabilisers import stabilisers as stabilisers_of
 from pushforward.models.adversarial.views import View
 from pushforward.models.contract import Generator, Loss, Moment, OptimizerSettings, Player, device_of, evaluating
+from pushforward.models.truncation import truncated_codes
 from pushforward.nets.adversaries import SeveralGenerators
 from pushforward.nets.conditioning import Between, ConditionEmbedding, condition_rates, draw_condition, not_given
 from pushforward.nets.lipschitz import follow, slope, spectral
@@ -212,7 +213,8 @@ class GAN(nn.Module):
         condition = spec.condition
         known = condition if conditioning not in ("semi-supervised", "none") else None
         vocabulary = spec.vocabulary.size if spec.vocabulary else 0
-        self.generator_embedding = ConditionEmbedding(known, EMBEDDING, CONDITIONS, vocabulary)
+        kinds = ("class", "attributes") if network == "style" else CONDITIONS  # the average style is over conditions, too
+        self.generator_embedding = ConditionEmbedding(known, EMBEDDING, kinds, vocabulary)
         self.view = View(self.stabilisers, self.objective.boundary)
         told = Told(condition, conditioning, timed=self.view.diffusion is not None, vocabulary=vocabulary)
         packs = int(self.stabilisers.get("packing", 1))
@@ -462,17 +464,25 @@ class GAN(nn.Module):
     # What the trained networks can do
 
     def sample(
-        self, n: int, *, condition: Tensor | Between | None = None, generator: Generator = None, truncation: float = 1.0
+        self,
+        n: int,
+        *,
+        condition: Tensor | None = None,
+        generator: Generator = None,
+        truncation: float = 1.0,
+        keep: float = 1.0,
     ) -> Float[Tensor, "n *shape"]:
-        """n data. condition: (n,) classes, (n, A) attributes or (n, L) captions, or between two of these; None: classes and
-        attributes as frequent as in the training set.
-        truncation: scales the noise of z; below 1 samples are more typical and less diverse."""
+        """n data. condition: (n,) classes, (n, A) attributes or (n, L) captions; None: as frequent as in the training set.
+        truncation: scales the noise of z; below 1 samples are more typical and less diverse.
+        keep: the share of codes z at which the generator is the least steep, the others being bridges between separate pieces
+        of the data (models/truncation.py)."""
         rng = as_rng(generator, device_of(self))
         condition = self._drawn(condition, n, rng)
+        z = truncated_codes(self, n, keep=keep, condition=condition, generator=rng)
         with torch.no_grad(), evaluating(self):
-            return self._generate(self.latent.truncated(self.latent.draw(n, rng), truncation), condition, rng)
+            return self._generate(self.latent.truncated(z, truncation), condition, rng)
 
-    def _drawn(self, condition: Tensor | Between | None, n: int, rng: Rng) -> Tensor | Between | None:
+    def _drawn(self, condition: Tensor | None, n: int, rng: Rng) -> Tensor | None:
         """The condition that was given, or one that is drawn."""
         if condition is None and self.generator_embedding and self.spec.condition is not None:
             return draw_condition(self.spec.condition, n, rng)

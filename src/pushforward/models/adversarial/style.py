@@ -30,6 +30,7 @@ from pushforward.errors import UserError
 from pushforward.models.adversarial.gan import GAN, usual_condition
 from pushforward.models.adversarial.networks import chosen
 from pushforward.models.contract import Generator, Loss, Moment, Player, Space, device_of, evaluating
+from pushforward.models.truncation import truncated_codes
 from pushforward.nets.conditioning import Between, draw_condition
 from pushforward.nets.style import DRAWN, StyleGenerator, path_length
 from pushforward.randomness import Rng, SampleRng, as_rng
@@ -116,13 +117,20 @@ class StyleGAN(GAN):
     # What the trained networks can do
 
     def sample(
-        self, n: int, *, condition: Tensor | None = None, generator: Generator = None, truncation: float = 1.0
+        self,
+        n: int,
+        *,
+        condition: Tensor | None = None,
+        generator: Generator = None,
+        truncation: float = 1.0,
+        keep: float = 1.0,
     ) -> Float[Tensor, "n *shape"]:
-        """n data. condition: as of a GAN. truncation: psi of the styles; 0 is the mean image, 1 all of them."""
+        """n data. condition, keep: as of a GAN. truncation: psi of the styles; 0 is the mean image, 1 all of them."""
         rng = as_rng(generator, device_of(self))
         condition = self._drawn(condition, n, rng)
+        z = truncated_codes(self, n, keep=keep, condition=condition, generator=rng)
         with torch.no_grad(), evaluating(self):
-            w = self.generator.map(self.latent.draw(n, rng), self._embedding(condition, n))
+            w = self.generator.map(z, self._embedding(condition, n))
             return self.generator.synthesise(self.generator.spread(self.generator.truncate(w, truncation)), self._noise(n, rng))
 
     def spaces(self) -> dict[str, Space]:

@@ -18,10 +18,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from pushforward.editing.inversion import distinct
 from pushforward.errors import UserError
 from pushforward.models.contract import Decodes, Generator, device_of
 from pushforward.randomness import SampleRng, as_rng
@@ -138,6 +137,14 @@ def sweep(
     ] + [drawn_in(plain, factor) for factor in psi]
     with torch.no_grad():
         return torch.stack([model.decode(z, condition=condition) for z in codes])
+
+
+def distinct(condition: Tensor | None, n: int, device: torch.device) -> tuple[list[Tensor | None], Int[Tensor, " n"]]:
+    """The conditions that differ (a single None where there are none), and which of them each row has."""
+    if condition is None:
+        return [None], torch.zeros(n, dtype=torch.long, device=device)
+    kinds, which = condition.unique(dim=0, return_inverse=True)
+    return list(kinds), which
 
 
 def _norms(model: Decodes, z: Tensor, condition: Tensor | None, probes: int | None) -> Float[Tensor, " n"]:

@@ -6,7 +6,7 @@ from torch import nn
 from torch.distributions import Normal
 
 import pushforward as pf
-from pushforward.editing.truncation import drawn_in, jacobian_norm, sweep, truncated_codes
+from pushforward.models.truncation import drawn_in, jacobian_norm, sweep, truncated_codes
 from pushforward.randomness import SampleRng, as_rng
 
 STEEP = 0.3
