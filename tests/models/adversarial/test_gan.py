@@ -302,12 +302,12 @@ def test_learns_the_mean_and_covariance_of_a_gaussian():
     torch.testing.assert_close(x.T.cov(), root @ root.T, atol=0.15, rtol=0)
 
 
-def test_the_defaults_for_points_find_narrow_modes():
-    # A ring of eight modes, standardised: deviation 0.05 on a circle of radius 1.41.
+def test_relativistic_pairs_with_both_penalties_find_narrow_modes():
+    # A ring of eight modes, standardised: deviation 0.05 on a circle of radius 1.41. Seeds 1, 2, 3: 77, 76, 78 % near a mode.
     angle = torch.arange(8) * torch.pi / 4
     centres = 2**0.5 * torch.stack([angle.cos(), angle.sin()], 1)
     with seeded(1):
-        model = GAN(DataSpec("point", (2,)), width=16)
+        model = GAN(DataSpec("point", (2,)), width=16, objective="relativistic", regulariser=["r1", "r2"])
     train(model, lambda rng: Batch(centres[rng.randint(8, 128)] + 0.05 * rng.randn(128, 2)), 1000, model.learning_rate)
     distance, mode = torch.cdist(model.sample(2000, generator=0), centres).min(1)
     near = distance < 0.15  # three deviations: 98.9 % of the data, 9 % of a cloud that fills the circle
