@@ -5,7 +5,7 @@
 Both sides train mimicry's own networks (DCGAN with residual blocks, and SNGAN with its spectrally normalised critic), of 64
 channels on 32 x 32 colour noise, batch 64, one thread, without pictures or checkpoints on the way. Theirs are the `train_step`
 methods of its networks, called as its Trainer calls them but without its logging (which gives it a little); ours is the loop of
-`pf.train` with these networks as modules of the user's own, in full precision and in the precision that it chooses by
+`pf.train` with these networks as modules of the user's own (their spectral norms ours), in full precision and in the precision that it chooses by
 itself (half where that is faster). The time is that of the processor, in which a busy machine shows little, per
 step (so many critic updates and one of the generator); rounds alternate, and each side's fastest counts.
 """
@@ -29,8 +29,9 @@ BATCH, CHANNELS, LATENT, RATE = 64, 64, 128, 2e-4
 CASES = {"DCGAN": ("dcgan", 1), "SNGAN": ("sngan", 5)}  # critic updates a step
 
 
-def mimicry(kind: str) -> tuple[nn.Module, nn.Module]:
-    """Its generator and critic, without the rest of its package, which wants torchvision and TensorFlow."""
+def mimicry(kind: str, plain: bool = False) -> tuple[nn.Module, nn.Module]:
+    """Its generator and critic, without the rest of its package, which wants torchvision and TensorFlow. plain: those of
+    SNGAN without its norms: its DCGAN has the same blocks."""
     if "torch_mimicry" not in sys.modules:
         found = importlib.util.find_spec("torch_mimicry")
         if found is None or not found.submodule_search_locations:
@@ -40,7 +41,7 @@ def mimicry(kind: str) -> tuple[nn.Module, nn.Module]:
     from torch_mimicry.nets import dcgan, sngan
 
     torch.manual_seed(0)
-    if kind == "dcgan":
+    if kind == "dcgan" or plain:
         return dcgan.DCGANGenerator32(nz=LATENT, ngf=CHANNELS), dcgan.DCGANDiscriminator32(ndf=CHANNELS)
     return sngan.SNGANGenerator32(nz=LATENT, ngf=CHANNELS), sngan.SNGANDiscriminator32(ndf=CHANNELS)
 
@@ -88,7 +89,7 @@ def ours(kind: str, critic_steps: int, data: pf.Data, steps: int, precision: str
     """Seconds a step: the difference of a long and a short run, so that starting and ending cost nothing."""
 
     def run(count: int) -> float:
-        generator, critic = mimicry(kind)
+        generator, critic = mimicry(kind, plain=True)
         model = pf.create(
             "gan",
             data.spec,
@@ -97,7 +98,7 @@ def ours(kind: str, critic_steps: int, data: pf.Data, steps: int, precision: str
             critic_network=Critic(critic),
             critic_steps=critic_steps,
             objective="hinge" if kind == "sngan" else "non-saturating",
-            regulariser="none",
+            regulariser="spectral" if kind == "sngan" else "none",
             learning_rate=RATE,
             betas=(0.0, 0.9),
         )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import inspect
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
 from pushforward.data.spec import DataSpec, Kind
 from pushforward.errors import UserError, nearest
@@ -349,7 +349,10 @@ ZOO: dict[str, Method] = {
         objective="hinge",
         network="residual",
         regulariser="spectral",
-        learning_rate=0.0002,
+        learning_rate=0.001,
+        critic_learning_rate=0.002,
+        critic_steps=2,
+        width=16,
         betas=(0.0, 0.9),
         conditioning="projection",
     ),
@@ -363,8 +366,10 @@ ZOO: dict[str, Method] = {
         objective="hinge",
         network="self-attention",
         regulariser="spectral",
-        learning_rate=0.0001,
-        critic_learning_rate=0.0004,
+        learning_rate=0.001,
+        critic_learning_rate=0.002,
+        critic_steps=2,
+        width=16,
         betas=(0.0, 0.9),
         conditioning="projection",
     ),
@@ -374,11 +379,14 @@ ZOO: dict[str, Method] = {
         page="gan-networks",
         kinds=IMAGES,
         steps=3000,
+        batch_size=64,
         objective="hinge",
         network="biggan",
         regulariser="spectral",
-        learning_rate=0.0001,
-        critic_learning_rate=0.0004,
+        learning_rate=0.001,
+        critic_learning_rate=0.002,
+        critic_steps=2,
+        width=16,
         betas=(0.0, 0.999),
         conditioning="projection",
     ),
@@ -393,9 +401,11 @@ ZOO: dict[str, Method] = {
         objective="wasserstein",
         regulariser="gradient-penalty",
         stabilisers=["minibatch-deviation"],
-        learning_rate=0.001,
+        learning_rate=0.002,
         betas=(0.0, 0.99),
-        schedule="constant",
+        conditioning="projection",
+        network_options={"complete": 0.4},
+        width=16,
     ),
     "stylegan": _gan(
         "A generator with a style for each layer, by adaptive instance norms",
@@ -433,7 +443,11 @@ ZOO: dict[str, Method] = {
         "GAN whose critic is an autoencoder, low where data are, with a margin",
         "Zhao et al. 2017, arXiv:1609.03126",
         page="energy-gan",
+        kinds=IMAGES,
         objective="energy",
+        learning_rate=0.002,
+        latent_dim=16,
+        network_options={"hidden": 32},
         network="autoencoder",
         stabilisers=["pulling-away"],
     ),
@@ -441,7 +455,12 @@ ZOO: dict[str, Method] = {
         "GAN whose critic is an autoencoder, held in equilibrium with the generator",
         "Berthelot et al. 2017, arXiv:1703.10717",
         page="energy-gan",
+        kinds=IMAGES,
         objective="equilibrium",
+        objective_options={"gamma": 1.0, "rate": 0.02},
+        learning_rate=0.002,
+        latent_dim=16,
+        network_options={"hidden": 8},
         network="autoencoder",
     ),
     "cgan": _gan(
@@ -466,6 +485,7 @@ ZOO: dict[str, Method] = {
         conditioning="none",
         categorical=(10,),
         continuous=2,
+        latent_dim=4,
     ),
     "semi-supervised-gan": _gan(
         "GAN whose critic classifies with few labels, fakes being one class more",
@@ -487,7 +507,7 @@ ZOO: dict[str, Method] = {
         page="gan-stabilisers",
         stabilisers={
             "feature-matching": 0.5,
-            "minibatch-discrimination": 32,
+            "minibatch-discrimination": 8,
             "label-smoothing": 0.9,
             "historical-averaging": 0.001,
         },
@@ -497,7 +517,7 @@ ZOO: dict[str, Method] = {
         "Zhao et al. 2020, arXiv:2006.10738",
         page="gan-stabilisers",
         kinds=IMAGES,
-        stabilisers=["augmentation"],
+        stabilisers={"augmentation": 0.3},
     ),
     "ada-gan": _gan(
         "The same with as much augmentation as the critic needs",
@@ -511,12 +531,22 @@ ZOO: dict[str, Method] = {
         "Hoang et al. 2018, ICLR",
         page="gan-stabilisers",
         generators=8,
+        information=0.1,
     ),
     "diffusion-gan": _gan(
         "GAN whose critic sees diffused data and fakes",
         "Wang et al. 2023, arXiv:2206.02262",
         page="diffusion-gan",
         stabilisers=["diffusion"],
+    ),
+    "text-gan": _gan(
+        "Text to image: a GAN whose critic also refuses images beside another caption",
+        "Reed et al. 2016, arXiv:1605.05396",
+        page="text-gan",
+        kinds=IMAGES,
+        conditioning="projection",
+        mismatched=True,
+        interpolated=0.5,
     ),
     "pix2pix": _gan(
         "From pairs of images, turn the one into the other: a critic of patches, and L1",
@@ -588,7 +618,7 @@ def options(name: str) -> dict[str, inspect.Parameter]:
 def check_kind(name: str, kind: Kind, data_name: str) -> None:
     """Raises UserError where the method cannot learn data of this kind."""
     if kind not in method(name).kinds:
-        able = [other for other, entry in ZOO.items() if kind in entry.kinds]
+        able = list({entry.path: other for other, entry in reversed(ZOO.items()) if kind in entry.kinds}.values())[::-1]
         raise UserError(
             f"'{name}' learns {', '.join(method(name).kinds)}; '{data_name}' holds {kind}. "
             f"Try {', '.join(able) or 'other data'}."
@@ -598,10 +628,13 @@ def check_kind(name: str, kind: Kind, data_name: str) -> None:
 def check_settings(name: str, settings: dict[str, Any]) -> dict[str, inspect.Parameter]:
     """The settings that a method has; raises UserError for one that it has not, and for negative sizes."""
     valid = options(name)
+    hints = get_type_hints(method(name).load().__init__)
     for key in settings:
         if key not in valid:
             raise UserError(f"'{name}' has no setting '{key}'; {nearest(key, valid)}")
-        value = settings[key]
+        value, words = settings[key], get_args(hints.get(key)) if get_origin(hints.get(key)) is Literal else ()
+        if words and value not in words:
+            raise UserError(f"{key} = {value!r} was given to '{name}'; {nearest(str(value), list(map(str, words)))}")
         if not isinstance(value, (int, float)) or value == valid[key].default:
             continue
         if isinstance(value, int) and value < 0:
@@ -623,6 +656,9 @@ def create(name: str, spec: DataSpec, **settings: Any) -> nn.Module:
     check_kind(name, spec.kind, spec.name)
     line, valid = method(name), check_settings(name, settings)
     whole = {key: p.default for key, p in valid.items() if p.default is not p.empty} | settings
+    for key in settings:
+        if key.endswith("_options") and isinstance(settings[key], dict):  # each is a setting of its own: the others stay
+            whole[key] = {**line.settings.get(key, {}), **settings[key]}
     whole = {key: _as_annotated(value, valid[key]) for key, value in whole.items()}
     built = line.load()(spec, **whole)
     # All of them, so that a default that changes later changes no model of today; a network not given is no setting.

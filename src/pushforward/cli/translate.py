@@ -78,8 +78,8 @@ def able(loaded: Any) -> None:
     name = loaded.record["model"]["name"]
     if not isinstance(loaded.model, Translates) or loaded.spec.kind != "image":
         raise UserError(
-            f"'{name}' cannot translate images; pix2pix learns to from pairs, cyclegan from two classes of images "
-            "(`pushforward models` lists who can)."
+            f"'{name}' cannot translate images; pix2pix learns to from pairs, cyclegan from two classes of images, "
+            "style-transfer from any (`pushforward models` lists who can)."
         )
 
 

@@ -20,7 +20,7 @@ from pushforward.evaluation.records import Procedure
 from pushforward.evaluation.sides import sides
 from pushforward.measures.features import LARGEST_FIT, FeatureSpace, feature_space, matrix, values_name
 from pushforward.measures.memory import nearest
-from pushforward.models.contract import Diagnoses, Samples, device_of
+from pushforward.models.contract import Diagnoses, Samples, device_of, takes_condition
 from pushforward.progress import Stages
 from pushforward.randomness import mix
 
@@ -113,7 +113,7 @@ class Case:
     @cached_property
     def drawn(self) -> Drawn:
         """As many samples as held-out data, asked for as those are labelled, so that both have the same mix of classes."""
-        asked = self.held[1] if self.spec.condition is not None else None
+        asked = self.held[1] if takes_condition(self.run.model, self.spec) else None
         if asked is not None and self.size > len(asked):
             asked = asked[torch.arange(self.size) % len(asked)]
         self.say("sampling")

@@ -28,8 +28,10 @@ def cost_measures(model: nn.Module, result: dict[str, Any], samples: int, second
     measures = [
         cost("parameters", float(parameters), "numbers", protocol=protocol),
         cost("model size", size, "MB", protocol="parameters and buffers as they are in memory"),
-        cost("sampling speed", samples / max(seconds, 1e-9), "samples/s", "higher", f"{samples} samples at once on {where}"),
     ]
+    if samples:
+        speed = samples / max(seconds, 1e-9)
+        measures.append(cost("sampling speed", speed, "samples/s", "higher", f"{samples} samples at once on {where}"))
     for key, name, unit, better in (
         ("seconds", "training time", "s", "lower"),
         ("steps", "updates", "updates", ""),

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from pushforward.data.batches import Batch
+from pushforward.data.spec import DataSpec
 from pushforward.randomness import Rng
 
 Generator = Rng | torch.Generator | int | None
@@ -285,6 +286,12 @@ def evaluating(module: nn.Module) -> Iterator[None]:
     finally:
         for part, training in modes:
             part.training = training
+
+
+def takes_condition(model: object, spec: DataSpec) -> bool:
+    """Whether samples can be asked for by a condition: where the data have one, but for a model that says of itself that it
+    does not look at it (`unconditional = True`: one that finds classes by itself, or learns labels in its critic alone)."""
+    return spec.condition is not None and not getattr(model, "unconditional", False)
 
 
 def device_of(module: nn.Module) -> torch.device:

@@ -21,7 +21,8 @@ or the maps themselves do, each normalised over its places (adaptive instance no
 StyleGAN2 adds up images of all sizes (tRGB), StyleGAN makes one from its last maps.
 
 All layers have an equalised learning rate (equalised.py), of multiplier 0.01 in the mapping network.
-Truncation: w <- E[w] + psi (w - E[w]) gives up diversity for what is typical. Path length: a step in w of fixed length is to
+Truncation: w <- E[w | c] + psi (w - E[w | c]) gives up diversity for what is typical (of a class c: towards the mean of all it
+would leave the class). Path length: a step in w of fixed length is to
 change the image by a fixed amount whatever w and the direction are (`path_length`).
 
 Sizes are planned as in dcgan.py; doubling is bilinear (StyleGAN2's filter 1 3 3 1) and is cut, so that every size comes out
@@ -206,7 +207,8 @@ class StyleGenerator(nn.Module):
             times as many; embedding: width of the condition's vector, which the mapping network sees (0: none).
         bounded: whether images end in tanh; False for data that are not in [-1, 1].
         style_dim: of w. mapping_depth: layers of the mapping network.
-        modulation: "weights" (StyleGAN2, with tRGB at each size) or "adain" (StyleGAN).
+        modulation: "weights" (StyleGAN2, with tRGB at each size) or "adain" (StyleGAN). kinds: of data (classes), of each of
+            which the mean style is kept.
 
     >>> generator = StyleGenerator((1, 28, 23), 16, channels=4, style_dim=8)
     >>> w = generator.map(torch.randn(5, 16))
@@ -229,6 +231,7 @@ class StyleGenerator(nn.Module):
         style_dim: int = 128,
         mapping_depth: int = 8,
         modulation: Modulation = "weights",
+        kinds: int = 1,
     ):
         super().__init__()
         if modulation not in ("weights", "adain"):
@@ -248,8 +251,8 @@ class StyleGenerator(nn.Module):
         self.to_images = nn.ModuleList(ToImage(c, shape[0], style_dim) for c in widths) if modulation == "weights" else None
         self.to_image = EqualisedConv2d(channels, shape[0], kernel=1) if modulation == "adain" else None
         self.noise_shapes = [(1, *one.size) for one in styled]
-        self.register_buffer("mean_w", torch.zeros(style_dim))
-        self.register_buffer("updates", torch.zeros(()))
+        self.register_buffer("mean_w", torch.zeros(kinds, style_dim))
+        self.register_buffer("updates", torch.zeros(kinds))
         self.register_buffer("mean_length", torch.zeros(()))  # of the path length, moved by whoever takes it
 
     def map(self, z: Float[Tensor, "b z"], embedding: Float[Tensor, "b e"] | None = None) -> Float[Tensor, "b d"]:
@@ -271,9 +274,10 @@ class StyleGenerator(nn.Module):
         first = torch.arange(self.layers, device=w1.device) < torch.as_tensor(crossover, device=w1.device).view(-1, 1)
         return torch.where(first[:, :, None], self.spread(w1), self.spread(w2))
 
-    def truncate(self, w: Float[Tensor, "*b d"], psi: float) -> Float[Tensor, "*b d"]:
-        """E[w] + psi (w - E[w]); psi = 1: w itself, 0: the mean image for every z."""
-        return torch.lerp(self.mean_w.to(w.dtype).expand_as(w), w, psi)
+    def truncate(self, w: Float[Tensor, "b d"], psi: float, kind: Int[Tensor, " b"] | None = None) -> Float[Tensor, "b d"]:
+        """E[w] + psi (w - E[w]) with the mean of each row's kind (None: of all); psi = 1: w itself, 0: the mean image."""
+        mean = self.mean_w.mean(0).expand_as(w) if kind is None else self.mean_w[kind]
+        return torch.lerp(mean.to(w.dtype), w, psi)
 
     def draw_noise(self, n: int, rng: Rng) -> list[Tensor]:
         """Standard normal noise (n, 1, H, W) for each shape of `noise_shapes`."""
@@ -324,15 +328,21 @@ class StyleGenerator(nn.Module):
         return self.synthesise(self.mix(w, self.map(other, embedding), crossover), noise)
 
     @torch.no_grad()
-    def after_update(self, moment: Drawing, embedding: Float[Tensor, "b e"] | None = None) -> None:
-        """Moves `mean_w` towards the mean style of freshly drawn z: at first the mean over all updates, then a moving one.
+    def after_update(
+        self, moment: Drawing, embedding: Float[Tensor, "b e"] | None = None, kind: Int[Tensor, " b"] | None = None
+    ) -> None:
+        """Moves `mean_w` towards the mean styles of freshly drawn z: at first the mean over all updates, then a moving one.
 
-        embedding: of conditions as frequent as in the data, one z each; None: 256 z without a condition.
+        embedding: of conditions as frequent as in the data, one z each, kind: which kind each is of; None: 256 z of one kind.
         """
         count = DRAWN if embedding is None else len(embedding)
-        z = moment.rng.randn(count, self.mapping.latent_dim).to(self.mean_w.dtype)
-        self.updates += 1
-        self.mean_w.lerp_(self.map(z, embedding).mean(0).to(self.mean_w.dtype), (1 / self.updates).clamp(min=MEMORY))
+        kind = torch.zeros(count, dtype=torch.long, device=self.mean_w.device) if kind is None else kind
+        w = self.map(moment.rng.randn(count, self.mapping.latent_dim).to(self.mean_w.dtype), embedding).to(self.mean_w.dtype)
+        rows = torch.bincount(kind, minlength=len(self.mean_w)).to(w.dtype)
+        mean = torch.zeros_like(self.mean_w).index_add_(0, kind, w) / rows.clamp(min=1)[:, None]
+        self.updates += rows > 0
+        rate = (1 / self.updates.clamp(min=1)).clamp(min=MEMORY) * (rows > 0)
+        self.mean_w.lerp_(mean, rate[:, None])
 
 
 def path_length(

@@ -15,7 +15,7 @@ from pushforward.data.batches import take, take_conditions
 from pushforward.data.conditions import can_be_drawn
 from pushforward.data.spec import Condition, DataSpec
 from pushforward.errors import UserError
-from pushforward.models.contract import Decodes, Encodes, Samples, Trajectories
+from pushforward.models.contract import Decodes, Encodes, Samples, Trajectories, takes_condition
 from pushforward.pictures.draw import draw_pairs, draw_samples, draw_trajectory
 from pushforward.pictures.eigen import draw_eigen_images
 from pushforward.pictures.plots import draw_history
@@ -29,13 +29,14 @@ def shown_conditions(run: Any, spec: DataSpec, columns: int = 10, rows: int = 10
     """How many samples a picture shows, and of which conditions: a row of tiles for each class where there are classes, of
     other kinds of data as many of each as there are among the data; those of held-out data where conditions cannot be drawn at
     random (0 samples where there are no data to take them from). spec: of what is shown."""
-    classes = run.spec.classes
+    known = takes_condition(run.model, run.spec)
+    classes = run.spec.classes if known else None
     if classes and _tiled(spec):
         return min(classes, rows) * columns, torch.arange(min(classes, rows)).repeat_interleave(columns)
     n = 64 if _tiled(spec) else {"tokens": 4, "series": 12}.get(spec.kind, 2000)
     if classes:
         return n, in_proportion(run.spec.condition, n)
-    if can_be_drawn(run.spec.condition):
+    if not known or can_be_drawn(run.spec.condition):
         return n, None
     condition = _held_out_conditions(run, n)
     return (0, None) if condition is None else (n, condition)

@@ -27,6 +27,7 @@ from pushforward.models.contract import (
     Trajectories,
     Translates,
     device_of,
+    takes_condition,
 )
 from pushforward.randomness import SampleRng
 from pushforward.training import checkpoints
@@ -147,6 +148,11 @@ class Run:
             raise UserError(f"n = {n} samples were asked for; it must be at least 1.")
         if batch_size is not None and batch_size < 1:
             raise UserError(f"batch_size = {batch_size} was given; it must be at least 1.")
+        if condition is not None and self.spec.condition is not None and not takes_condition(self.model, self.spec):
+            name = self.record["model"]["name"]
+            raise UserError(
+                f"condition = {str(condition)[:40]} was asked of '{name}', which makes data without one; leave it away."
+            )
         seed, wanted = _seed(seed), parse_condition(self.spec, condition, n)
         size = batch_size or max(1, min(1024, 2**22 // max(1, self.spec.dimensions)))
         parts = []

@@ -37,7 +37,7 @@ from pushforward.measures.features import FeatureSpace, coarse_space, matrix, va
 from pushforward.measures.fidelity import frechet_distance
 from pushforward.measures.memory import nearest
 from pushforward.measures.transport import sliced_wasserstein
-from pushforward.models.contract import Judges, Player, Samples, device_of
+from pushforward.models.contract import Judges, Player, Samples, device_of, takes_condition
 from pushforward.randomness import SampleRng, mix
 from pushforward.training import checkpoints, health
 from pushforward.training.records import BEST
@@ -47,6 +47,7 @@ from pushforward.training.validation import validating
 SAMPLES = 1000
 FEWEST = 128  # where data are so large that fewer are drawn
 NUMBERS = 2**24  # that the samples may be
+JUDGED = 128  # data that are judged at once, at most
 LABELLED = 2000  # training data that classes are recognised by
 RARE = 0.2  # of its share: a mode that (nearly) never comes
 EXPECTED = 10  # samples of a mode below which its absence may be chance
@@ -104,7 +105,7 @@ class Watch:
 
     def __call__(self, step: int) -> dict[str, float]:
         reference = self.reference
-        codes, fake = self._drawn(reference.held[1])
+        codes, asked = self._drawn(reference.held[1])
         if not len(codes):
             return {}
         rows = self.space.extract(codes)
@@ -113,8 +114,8 @@ class Watch:
             found["diversity"] = _spacing(rows[: len(reference.train[0])]) / reference.usual
         if reference.kinds:
             found["modes"] = reference.kinds.present(codes, rows)
-        if fake is not None:
-            found |= self._opinion(fake)
+        if isinstance(self.run.model, Judges):
+            found |= self._opinion(codes, asked)
         if self.best is None or found["distance"] < self.best[0]:
             self.best = found["distance"], step
             header = {"figure": found["distance"], "step": step}
@@ -195,11 +196,11 @@ class Watch:
 
     @torch.no_grad()
     def _drawn(self, condition: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Codes of samples, asked for as held-out data are labelled, and the critic's opinion of them; none of them where one
-        is not finite."""
+        """Codes of samples, and what they were asked for: as held-out data are labelled. None where one is not finite."""
         model, device = cast(Any, self.run.model), device_of(self.run.model)
-        asked = None if condition is None else condition[torch.arange(self.size) % len(condition)]
-        codes, logits, size = [], [], max(1, min(512, 2**22 // self.spec.dimensions))
+        known = condition is not None and takes_condition(self.run.model, self.spec)
+        asked = condition[torch.arange(self.size) % len(condition)] if known and condition is not None else None
+        codes, size = [], max(1, min(512, 2**22 // self.spec.dimensions))
         for start in range(0, self.size, size):
             count = min(size, self.size - start)
             given = self._given(asked, slice(start, start + count))
@@ -207,24 +208,26 @@ class Watch:
             if not bool(torch.isfinite(x).all()):
                 return torch.empty(0), None
             codes.append(units(self.spec).to_codes(x).cpu())
-            if isinstance(model, Judges):
-                logits.append(model.judge(x, condition=given).float().flatten().cpu())
-        return torch.cat(codes), torch.cat(logits) if logits else None
+        return torch.cat(codes), asked
 
-    def _opinion(self, fake: Tensor) -> dict[str, float]:
-        """What the critic makes of training data and new ones, and of samples."""
-        seen, new = self._judged(*self.reference.train), self._judged(*self.reference.held)
+    def _opinion(self, codes: Tensor, asked: Tensor | None) -> dict[str, float]:
+        """What the critic makes of training data and new ones, and of samples. All are judged in batches of one size, as a
+        critic may look at its batch."""
+        train, held = self.reference.train, self.reference.held
+        rows = min(JUDGED, len(train[0]), len(held[0]), len(codes))
+        seen, new, fake = (self._judged(*part, rows) for part in (train, held, (codes, asked)))
         found = {"critic margin": _apart(new, fake)}
         if self.data.validation is not None and len(self.data.validation):
             found = {"critic gap": _apart(seen, new), **found}
         return {name: value for name, value in found.items() if math.isfinite(value)}
 
     @torch.no_grad()
-    def _judged(self, codes: Tensor, condition: Tensor | None) -> Tensor:
+    def _judged(self, codes: Tensor, condition: Tensor | None, rows: int) -> Tensor:
+        """Logits, by `rows` data at once; the last that are fewer are left out."""
         model, device, logits = self.run.model, device_of(self.run.model), []
         assert isinstance(model, Judges)
-        for start in range(0, len(codes), 512):
-            part = slice(start, start + 512)
+        for start in range(0, len(codes) - rows + 1, rows):
+            part = slice(start, start + rows)
             x = units(self.spec).to_model(codes[part].to(device))
             logits.append(model.judge(x, condition=self._given(condition, part)).float().flatten().cpu())
         return torch.cat(logits)

@@ -16,6 +16,7 @@ from pushforward.models.adversarial.objectives import OBJECTIVES
 from pushforward.models.adversarial.stabilisers import STABILISERS
 from pushforward.models.adversarial.style import StyleGAN
 from pushforward.models.contract import Moment
+from pushforward.nets.lipschitz import slope
 from pushforward.randomness import SampleRng, UpdateRng, seeded
 
 CLASSES = Condition("class", 3, frequencies=(0.5, 0.25, 0.25))
@@ -82,7 +83,10 @@ def test_every_objective_with_every_regulariser(objective, regulariser):
 @pytest.mark.parametrize("conditioning", ["concatenation", "projection", "classifier", "semi-supervised", "none"])
 def test_every_network_with_every_conditioning(network, conditioning):
     settings = {"objective": "equilibrium"} if network == "autoencoder" else {}
-    if network == "autoencoder" and conditioning in ("projection", "classifier", "semi-supervised"):
+    if network == "orthonormal" and conditioning == "projection":
+        with pytest.raises(UserError, match="at most 1 by its layers"):
+            build(IMAGES, network=network, conditioning=conditioning)
+    elif network == "autoencoder" and conditioning in ("projection", "classifier", "semi-supervised"):
         with pytest.raises(UserError, match="attribute `width`"):
             build(IMAGES, network=network, conditioning=conditioning, **settings)
     else:
@@ -106,6 +110,9 @@ def test_every_network_with_every_stabiliser(network, stabiliser):
             "style-mixing": "take the model 'stylegan'",
             "path-length": "take the model 'stylegan'",
         }
+        if network == "orthonormal" and stabiliser.startswith("minibatch"):
+            assert f"leave {stabiliser} away" in str(error)
+            return
         assert refused[stabiliser] in str(error)
         if stabiliser in ("style-mixing", "path-length"):
             assert network != "style"
@@ -166,9 +173,19 @@ def test_attributes_are_a_condition_like_classes():
         ({"latent_dim": 0}, "at least 1 number"),
         ({"generators": 0}, "at least 1"),
         ({"critic_steps": 0}, "at least 1"),
-        ({"labelled": 0.0}, "a share of the data"),
+        ({"labelled": 0.0, "conditioning": "classifier"}, "a share of the data"),
         ({"interpolated": 1.5}, "a share of the rows"),
-        ({"information": -1.0}, "weights are at least 0"),
+        ({"information": -1.0, "categorical": (3,)}, "weights are at least 0"),
+        ({"information": 0.5}, "without codes in z; leave it away"),
+        ({"class_weight": 2.0}, "without a critic that says classes"),
+        ({"labelled": 0.5}, "without a critic that says classes"),
+        ({"generators": 2, "stabilisers": ["virtual-batch-norm"]}, "one reference for one generator"),
+        ({"network": "orthonormal", "stabilisers": ["minibatch-deviation"]}, "leave minibatch-deviation away"),
+        ({"network": "orthonormal", "conditioning": "projection"}, "leave conditioning='projection' away"),
+        (
+            {"objective": "wasserstein", "regulariser": "spectral", "stabilisers": ["minibatch-discrimination"]},
+            "that only a penalty bounds",
+        ),
         ({"mismatched": True, "conditioning": "classifier"}, "that the critic is told"),
         ({"mismatched": True, "objective": "relativistic"}, "compares pairs"),
         ({"stabilisers": {"packing": 1}}, "from 2 to 16"),
@@ -230,3 +247,70 @@ def test_a_critic_without_features_or_gradients_is_refused():
 
     with pytest.raises(UserError, match="have no gradient by x"):
         build(spec, critic_network=Rounded(), regulariser="r1").critic_loss(data(spec), rng())
+
+
+@pytest.mark.parametrize("conditioning", ["concatenation", "projection", "classifier", "none"])
+@pytest.mark.parametrize("choices", [{"network": "orthonormal"}, {"regulariser": "spectral"}], ids=["orthonormal", "spectral"])
+def test_a_critic_of_bounded_slope_keeps_it_in_training(choices, conditioning):
+    """After 60 updates at a high rate. Spectral norms are of each layer: projection adds a second head to the first (2), and u
+    and v follow weights that move fast (10 %)."""
+    if choices.get("network") == "orthonormal" and conditioning == "projection":
+        pytest.skip("refused: two heads")
+    model = build(objective="wasserstein", conditioning=conditioning, class_weight=1.0, **choices)
+    critic = model.players()[0]
+    optimizer = torch.optim.Adam(critic.parameters(), 1e-2)
+    batch = data(POINTS, 30)
+    for step in range(60):
+        optimizer.zero_grad()
+        loss = critic.loss(Batch(3 * batch.x, batch.condition, batch.index, step), rng(step))
+        loss.total.backward()
+        optimizer.step()
+        if critic.after_update:
+            critic.after_update({}, Moment(step, 0.0, rng(step)))
+    _, most = slope(lambda x: model.judge(x, condition=batch.condition), 3 * batch.x)
+    assert most < (2.2 if conditioning == "projection" else 1.1)
+
+
+def test_a_fake_is_diffused_as_far_as_the_datum_beside_it():
+    """So that what is between them, and the fakes of R2, are judged as diffused as they are."""
+    model = build(stabilisers=["diffusion"], regulariser="r2")
+    seen = []
+    model.critic.register_forward_hook(lambda _, given, out: seen.append(given[2]))
+    model.view.diffusion.share.p.fill_(1.0)
+    model.critic_loss(data(POINTS), rng())
+    assert len(seen) == 4 and all(torch.equal(t, seen[0]) for t in seen) and (seen[0] > 0).any()  # real, fake, r2, the slope
+
+
+def test_semi_supervised_classes_see_the_layers_that_look_at_the_batch():
+    model = build(conditioning="semi-supervised", stabilisers=["minibatch-discrimination"])
+    with torch.no_grad():
+        model.critic.heads["classes"].weight[:, -8:] = 1.0
+    loss = model.critic_loss(data(POINTS), rng()).total
+    loss.backward()
+    assert model.critic.layers[0].T.grad.abs().max() > 0
+
+
+def test_words_are_checked_wherever_they_come_from():
+    import pushforward as pf
+
+    spec = pf.load_data("digits").spec
+    for setting, near in (({"conditioning": "projektion"}, "projection"), ({"schedule": "linaer"}, "linear")):
+        with pytest.raises(UserError, match=near):
+            pf.create("gan", spec, **setting)
+    kept = pf.create("stylegan", spec, network_options={"style_dim": 16.0}, width=4, latent_dim=4)
+    assert kept.settings["network_options"] == {"modulation": "adain", "style_dim": 16.0}
+    assert kept.generator.to_image is not None  # still StyleGAN's, not StyleGAN2's
+    for options in ({"style_dim": 0}, {"style_dim": 8.5}, {"style_dim": "x"}):
+        with pytest.raises(UserError, match="a whole number of at least 1"):
+            pf.create("stylegan", spec, network_options=options)
+
+
+def test_a_model_that_knows_no_class_is_not_asked_for_one(tmp_path):
+    import pushforward as pf
+
+    data = pf.load_data("digits")
+    quick = {"steps": 2, "batch_size": 16, "tensorboard": False, "picture_every": 0, "precision": "fp32"}
+    run = pf.train(pf.create("infogan", data.spec, width=4), data, out=str(tmp_path / "run"), **quick)
+    with pytest.raises(UserError, match="makes data without one; leave it away"):
+        run.sample(3, condition=4)
+    assert run.sample(3, seed=0).shape == (3, 1, 8, 8)

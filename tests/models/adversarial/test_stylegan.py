@@ -109,18 +109,23 @@ def test_the_path_length_is_a_player_of_the_generator():
     assert [player.name for player in build(stabilisers=None).players()] == ["critic", "generator"]
 
 
-def test_the_mean_style_is_that_of_conditions_as_frequent_as_in_the_data():
+def test_the_mean_styles_are_those_of_the_classes():
     model = build()
     player = model.players()[1]
     with torch.no_grad():
-        for step in range(300):
+        for step in range(200):
             player.after_update({}, Moment(step, 0.0, rng(step)))
-        w = model.draw_styles(20_000, generator=1)
-    # 300 updates of 256 styles each with a memory of 200: about 100,000 draws; deviations of w / sqrt of 20,000
-    tolerance = 5 * w.std(0).max().item() / 20_000**0.5 + 5 * w.std(0).max().item() / (100 * DRAWN) ** 0.5
-    assert (model.generator.mean_w - w.mean(0)).abs().max().item() < tolerance
-    rare = model.draw_styles(2000, condition=torch.full((2000,), 2), generator=1).mean(0)
-    assert (rare - w.mean(0)).abs().max().item() > tolerance
+        for label in (0, 1):
+            w = model.draw_styles(10_000, condition=torch.full((10_000,), label), generator=1)
+            # 200 updates of 128 styles of each class, and 10,000 here: five standard errors of both
+            tolerance = 5 * w.std(0) * (1 / 10_000 + 1 / (200 * DRAWN / 2)) ** 0.5
+            assert ((model.generator.mean_w[label] - w.mean(0)).abs() < tolerance).all()
+    assert (model.generator.mean_w[0] - model.generator.mean_w[1]).abs().max() > 5 * tolerance.max()
+    assert not model.generator.mean_w[2].any()  # a class that never comes
+    still = model.sample(4, condition=torch.tensor([0, 0, 1, 1]), truncation=0.0, generator=1)
+    plain = model.decode_styles(model.generator.mean_w[:2])
+    near = (still[:, None] - plain).flatten(2).norm(dim=2).argmin(1)
+    assert near.tolist() == [0, 0, 1, 1]
 
 
 def test_what_is_no_style_network_is_refused():

@@ -122,7 +122,8 @@ class Critic(nn.Module):
         told: what it is told. packs: rows that are judged together.
         classes: of the classifier (0: none). codes: numbers of Q (0: none).
         layers: that look at the features of the whole batch, name -> size (nets/minibatch.py).
-        orthonormal: whether heads keep the slope, as the trunk does.
+        orthonormal: whether heads keep the slope, as the trunk does. bounded: whether what is projected has a length of at most
+            1, so that a critic of bounded slope is no steeper for it than by the head's own bound.
     """
 
     def __init__(
@@ -135,9 +136,10 @@ class Critic(nn.Module):
         codes: int = 0,
         layers: dict[str, int] | None = None,
         orthonormal: bool = False,
+        bounded: bool = False,
     ):
         super().__init__()
-        self.trunk, self.told, self.packs = trunk, told, packs
+        self.trunk, self.told, self.packs, self.bounded = trunk, told, packs, bounded
         self.semi_supervised = told.conditioning == "semi-supervised"
         self.width: int | None = getattr(trunk, "width", None)
         self.heads, self.layers = nn.ModuleDict(), nn.ModuleList()
@@ -153,13 +155,13 @@ class Critic(nn.Module):
             for name, size in (layers or {}).items()
         ]
         self.layers = nn.ModuleList(looking)
+        added = sum(layer.added for layer in looking)
         if not self.semi_supervised:
-            added = [layer.added for layer in looking]
-            self.heads["logit"] = _head(self.width, 1, orthonormal, sum(added))
+            self.heads["logit"] = _head(self.width, 1, orthonormal, added)
         if told.projected:
             self.heads["projection"] = nn.Linear(packs * told.projected, self.width, bias=False)
         if classes:
-            self.heads["classes"] = _head(self.width, classes, orthonormal)
+            self.heads["classes"] = _head(self.width, classes, orthonormal, added if self.semi_supervised else 0)
         if codes:
             self.heads["codes"] = nn.Sequential(nn.Linear(self.width, 128), nn.LeakyReLU(0.1), nn.Linear(128, codes))
 
@@ -180,13 +182,17 @@ class Critic(nn.Module):
         f = self.trunk(x) if told is None else self.trunk(x, told)
         if self.width is None:
             return Judgement(f)
-        classes = self.heads["classes"](f) if "classes" in self.heads else None
+        seen = torch.cat([f, *(layer(f)[:, f.shape[1] :] for layer in self.layers)], 1) if self.layers else f
+        classes = None
+        if "classes" in self.heads:
+            classes = self.heads["classes"](seen if self.semi_supervised else f)
         codes = self.heads["codes"](f) if "codes" in self.heads else None
         if self.semi_supervised:
             assert classes is not None
             return Judgement(real_logit(classes), f, classes, codes)
-        seen = torch.cat([f, *(layer(f)[:, f.shape[1] :] for layer in self.layers)], 1) if self.layers else f
         logit = self.heads["logit"](seen).squeeze(1)
         if projected is not None:
+            if self.bounded:
+                projected = projected / projected.norm(dim=1, keepdim=True).clamp(min=1)
             logit = logit + (self.heads["projection"](projected) * f).sum(1)
         return Judgement(logit, f, classes, codes)

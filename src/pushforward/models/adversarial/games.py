@@ -32,6 +32,8 @@ def game(name: str, options: Mapping[str, float] | None = None, energies: bool =
         if key not in known:
             has = f"it has {', '.join(known)}" if known else "it has none"
             raise UserError(f"objective='{name}' has no number '{key}'; {has}.")
+        if isinstance(given[key], bool) or not isinstance(given[key], (int, float)):
+            raise UserError(f"{key} = {given[key]!r} was given to objective='{name}'; it is a number.")
     if (name in ENERGIES) != energies:
         raise UserError(
             f"objective='{name}' wants a critic that is an autoencoder; take network='autoencoder'."

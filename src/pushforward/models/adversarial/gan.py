@@ -139,7 +139,7 @@ class GAN(nn.Module):
         objective: str = "non-saturating",
         objective_options: dict[str, float] | None = None,
         network: str = "auto",
-        network_options: dict[str, float | str] | None = None,
+        network_options: dict[str, int | float | str] | None = None,
         width: int = 32,
         critic_steps: int = 1,
         regulariser: str | list[str] | dict[str, float | dict[str, float]] | None = None,
@@ -163,7 +163,7 @@ class GAN(nn.Module):
         critic_network: nn.Module | None = None,
     ):
         super().__init__()
-        image = spec.kind == "image"
+        image, own_critic = spec.kind == "image", critic_network is not None
         if latent_dim is None:
             # More noise than the data have dimensions has to be folded away, and blurs points (docs/gan.md has figures).
             latent_dim = 64 if image else min(64, spec.dimensions)
@@ -173,7 +173,8 @@ class GAN(nn.Module):
             raise UserError(f"generators = {generators} and critic_steps = {critic_steps} were given; both are at least 1.")
         self.spec, self.critic_steps, self.conditioning = spec, critic_steps, conditioning
         self.optimizer, self.betas, self.schedule = optimizer, betas, schedule
-        self.learning_rate, self.critic_learning_rate = learning_rate, critic_learning_rate or learning_rate
+        self.learning_rate = learning_rate
+        self.critic_learning_rate = learning_rate if critic_learning_rate is None else critic_learning_rate
         self.class_weight, self.labelled, self.information = class_weight, labelled, information
         self.mismatched, self.interpolated = mismatched, interpolated
 
@@ -197,8 +198,17 @@ class GAN(nn.Module):
                 f"objective='{objective}' has no minimum while the critic's slope is free; take "
                 "regulariser='gradient-penalty', 'spectral' or 'clipping', or network='orthonormal'."
             )
-        if network == "orthonormal" and self.regulariser:
-            raise UserError("network='orthonormal' has a slope of at most 1 by its layers; leave the regulariser away.")
+        if network == "orthonormal" and not own_critic:
+            steeper = [name for name in self.stabilisers if name.startswith("minibatch")]
+            steeper += ["conditioning='projection'"] if conditioning == "projection" and spec.condition else []
+            if self.regulariser or steeper:
+                too_much = "; ".join(["leave the regulariser away"] if self.regulariser else []) or f"leave {steeper[0]} away"
+                raise UserError(f"network='orthonormal' has a slope of at most 1 by its layers, and nothing else: {too_much}.")
+        if self.objective.lipschitz and "minibatch-discrimination" in self.stabilisers and not self.regulariser.penalties:
+            raise UserError(
+                "minibatch-discrimination has a slope that only a penalty bounds, as a Wasserstein critic needs; take "
+                "regulariser='gradient-penalty'."
+            )
         if self.regulariser.spectral and network in ("style", "progressive"):
             raise UserError(
                 f"network='{network}' scales its layers by itself, which spectral norm would undo; take regulariser='r1'."
@@ -229,6 +239,8 @@ class GAN(nn.Module):
                 generator_network = SeveralGenerators(each, (latent_dim, latent_dim + generators)) if several else each[0]
             critic_network = trunk if critic_network is None else critic_network
         if "virtual-batch-norm" in self.stabilisers:
+            if several:
+                raise UserError("virtual-batch-norm has one reference for one generator; leave it out with several.")
             reference = self.latent.draw(int(self.stabilisers["virtual-batch-norm"]), SampleRng(0))
             generator_network = WithReference(generator_network, reference)
         self.generator = generator_network
@@ -239,7 +251,8 @@ class GAN(nn.Module):
             classes=condition.size if condition and conditioning in ("classifier", "semi-supervised") else 0,
             codes=self.latent.heads if self.latent.coded and information else 0,
             layers={name: int(size) for name, size in self.stabilisers.items() if name.startswith("minibatch")},
-            orthonormal=network == "orthonormal",
+            orthonormal=network == "orthonormal" and not own_critic,
+            bounded=self.regulariser.spectral,
         )
         self._check_what_is_said()
         if self.regulariser.spectral:
@@ -259,6 +272,15 @@ class GAN(nn.Module):
         """Raises UserError where what both sides are told, or say, does not go together."""
         if self.latent.coded and self.information and "packing" in self.stabilisers:
             raise UserError("a pack of several data has no code of its own; leave packing out, or the codes of z.")
+        recognised = self.conditioning in ("classifier", "semi-supervised")
+        for name, given, usual, needs in (
+            ("class_weight", self.class_weight, 1.0, recognised),
+            ("labelled", self.labelled, 1.0, recognised and self.spec.classes),
+            ("information", self.information, 1.0, self.latent.coded),
+        ):
+            if given != usual and not needs:
+                what = "codes in z" if name == "information" else "a critic that says classes (classifier, semi-supervised)"
+                raise UserError(f"{name} = {given} was given without {what}; leave it away.")
         if not 0 < self.labelled <= 1:
             raise UserError(f"labelled = {self.labelled} was given; it is a share of the data, above 0 and at most 1.")
         if (self.mismatched or self.interpolated) and not self.critic.told.condition:
@@ -273,6 +295,11 @@ class GAN(nn.Module):
             )
         if not self.critic.featured and {"feature-matching", "pulling-away"} & {*self.stabilisers}:
             raise UserError("feature-matching and pulling-away look at a critic's features, and this one says logits alone.")
+
+    @property
+    def unconditional(self) -> bool:
+        """Whether the generator knows of no condition."""
+        return not self.generator_embedding
 
     # The game
 
@@ -323,17 +350,18 @@ class GAN(nn.Module):
         z = self.latent.draw(len(batch), rng)
         with torch.no_grad():
             fake = self._generate(z, batch.condition, rng)
-        (x, t), (fake, t_fake) = (self.view(data, batch.progress, rng) for data in (batch.x, fake))
-        real, false = self.critic(x, batch.condition, t), self.critic(fake, batch.condition, t_fake)
+        t = self.view.times(len(batch), rng)
+        x, fake = (self.view(data, t, batch.progress, rng) for data in (batch.x, fake))
+        real, false = (self.critic(data, batch.condition, t) for data in (x, fake))
         right, wrong = real.logit, false.logit
         terms = {"real logit": right.detach().float().mean(), "fake logit": wrong.detach().float().mean()}
         keep = {"real": right, "fake": wrong} if self._adapts else {}
         if (boundary := self.objective.boundary) is not None:
             terms["accuracy"] = ((right > boundary).float().mean() + (wrong < boundary).float().mean()) / 2
-        if self.mismatched and batch.condition is not None:
-            wrong = torch.cat([wrong, self.critic(x, batch.condition.roll(1, 0), t).logit])
         if "noisy-labels" in self.stabilisers:
             right, wrong = flip_labels(right, wrong, self.stabilisers["noisy-labels"], rng)
+        if self.mismatched and batch.condition is not None:
+            wrong = torch.cat([wrong, self.critic(x, batch.condition.roll(1, 0), t).logit])
         total = self.objective.critic(right, wrong)
         if isinstance(self.objective, Equilibrium):
             terms |= {"k": self.objective.k.clone(), "measure": self.objective.measure(right, wrong).detach()}
@@ -356,19 +384,21 @@ class GAN(nn.Module):
         """One penalty by itself, as heavy as it would be over the steps on which it is not taken."""
         with torch.no_grad():
             fake = self._generate(self.latent.draw(len(batch), rng), batch.condition, rng)
-        (x, t), (fake, _) = (self.view(data, batch.progress, rng) for data in (batch.x, fake))
+        t = self.view.times(len(batch), rng)
+        x, fake = (self.view(data, t, batch.progress, rng) for data in (batch.x, fake))
         value = penalty.function(partial(self._logit, condition=batch.condition, t=t), x, fake, rng)
         return Loss(penalty.weight * penalty.every * value, {penalty.name: value.detach()})
 
     def generator_loss(self, batch: Batch, rng: Rng) -> Loss:
         """The generator against the critic as it stands, with fakes for the conditions of the batch (or between two)."""
         z, condition = self.latent.draw(len(batch), rng), self._wanted(batch, rng)
-        fake, t = self.view(self._generate(z, condition, rng), batch.progress, rng)
+        t = self.view.times(len(batch), rng)
+        fake = self.view(self._generate(z, condition, rng), t, batch.progress, rng)
         false = self.critic(fake, condition, t)
         matching = self.stabilisers.get("feature-matching", 0.0)
         real = Judgement(false.logit.new_empty(0))  # not looked at
         if self.objective.paired or matching:
-            x, t = self.view(batch.x, batch.progress, rng)
+            x = self.view(batch.x, t, batch.progress, rng)
             with torch.no_grad():
                 real = self.critic(x, batch.condition, t)
         total, terms = self.objective.generator(real.logit, false.logit), dict[str, Tensor]()
@@ -432,7 +462,8 @@ class GAN(nn.Module):
             self.view.after_update(keep["real"])
             if isinstance(self.objective, Equilibrium):
                 self.objective.after_update(keep["real"], keep["fake"])
-        self._after(0, moment)
+        self._remember(0)
+        self._grow(0, moment)
 
     def _after_penalty(self, keep: dict[str, Tensor], moment: Moment) -> None:
         if self.regulariser.spectral:
@@ -442,13 +473,17 @@ class GAN(nn.Module):
                 parameter.clamp_(-largest, largest)
 
     def _after_generator(self, keep: dict[str, Tensor], moment: Moment) -> None:
-        self._after(1, moment)
+        self._remember(1)
+        self._grow(1, moment)
 
-    def _after(self, side: int, moment: Moment) -> None:
+    def _remember(self, side: int) -> None:
+        """Takes the weights of a side into their mean so far."""
         if self.histories is not None:
             history = self.histories[side]
             assert isinstance(history, HistoricalAverage)
             history.after_update(_weights(self._sides[side]))
+
+    def _grow(self, side: int, moment: Moment) -> None:
         for network in self._sides[side]:
             for part in _growing(network):
                 part.after_update(moment)

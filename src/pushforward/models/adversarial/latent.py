@@ -80,7 +80,7 @@ class Latent:
         if self.continuous:
             u = z[:, place:].float()
             mean, spread = said[:, read:].chunk(2, 1)
-            spread = 4 * torch.tanh(spread / 4)  # deviations from e^-4 to e^4: a code told exactly has no bound
+            spread = torch.tanh(spread)  # deviations from 1/e to e: told exactly, a code has no bound and starves the others
             gaussian = 0.5 * ((u - mean) * torch.exp(-spread)).square() + spread + 0.5 * math.log(2 * math.pi)
             total = total + gaussian.sum(1).mean()
         return total

@@ -14,7 +14,7 @@ autoencoder      a critic that says how badly it can give x back (EBGAN: Zhao et
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import nn
@@ -62,12 +62,12 @@ class Asked:
 @dataclass(frozen=True)
 class Pair:
     """How a generator and a critic's trunk are built. planar: whether they are for images and fields (C, H, W) alone. options:
-    that they have."""
+    that they have, and of which type."""
 
     generator: Callable[[Asked], nn.Module]
     trunk: Callable[[Asked], nn.Module]
     planar: bool = True
-    options: tuple[str, ...] = ()
+    options: Mapping[str, type] = field(default_factory=dict)
 
 
 def _plain_generator(a: Asked) -> nn.Module:
@@ -120,19 +120,22 @@ NETWORKS: dict[str, Pair] = {
     "progressive": Pair(
         lambda a: ProgressiveGenerator(a.spec.shape, a.latent_dim, a.width, a.embedding, a.bounded, **a.options),
         lambda a: ProgressiveCritic(a.judged, a.width, a.told, **a.options),
-        options=("complete",),
+        options={"complete": float},
     ),
     "style": Pair(
-        lambda a: StyleGenerator(a.spec.shape, a.latent_dim, a.width, a.embedding, a.bounded, **a.options),
+        lambda a: StyleGenerator(
+            a.spec.shape, a.latent_dim, a.width, a.embedding, a.bounded,
+            kinds=(a.spec.classes or 1) if a.embedding else 1, **a.options,
+        ),
         lambda a: StyleCritic(a.judged, a.width, a.told),
-        options=("style_dim", "mapping_depth", "modulation"),
+        options={"style_dim": int, "mapping_depth": int, "modulation": str},
     ),
     "orthonormal": Pair(_plain_generator, lambda a: OrthonormalCritic(a.judged, 8 * a.width, a.told), planar=False),
     "autoencoder": Pair(
         _plain_generator,
         lambda a: AutoencoderCritic(a.judged, _energy_width(a), a.told, norm=1 if a.absolute else 2, **a.options),
         planar=False,
-        options=("hidden",),
+        options={"hidden": int},
     ),
 }  # fmt: skip
 
@@ -151,10 +154,18 @@ def chosen(network: str, spec: DataSpec) -> str:
 def built(network: str, asked: Asked, generators: int = 1) -> tuple[list[nn.Module], nn.Module]:
     """The generators and the critic's trunk; raises UserError for an option that this network does not have."""
     pair = NETWORKS[network]
-    for name in asked.options:
+    for name, value in asked.options.items():
         if name not in pair.options:
             has = f"it has {', '.join(pair.options)}" if pair.options else "it has none"
             raise UserError(f"network='{network}' has no option '{name}'; {has}.")
+        kind = pair.options[name]
+        right = (
+            isinstance(value, str) if kind is str else isinstance(value, (int, float)) and value > 0 and value == kind(value)
+        )
+        if not right:
+            wanted = {str: "a name", int: "a whole number of at least 1", float: "a number above 0"}[kind]
+            raise UserError(f"{name} = {value!r} was given to network='{network}'; it is {wanted}.")
+    asked = replace(asked, options={name: pair.options[name](value) for name, value in asked.options.items()})
     return [pair.generator(asked) for _ in range(generators)], pair.trunk(asked)
 
 

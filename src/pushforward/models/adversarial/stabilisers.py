@@ -97,6 +97,7 @@ def _refuse_labels(stabiliser: str, objective: str) -> None:
     """Raises UserError with the reason where labels of this objective cannot be soft or wrong to any avail."""
     unmoved = {
         "wasserstein": "its critic's loss is linear in the outputs, so that wrong labels only make it smaller",
+        "equilibrium": "its critic's loss is linear in the outputs, so that wrong labels only make it smaller",
         "hinge": "its best critic sign(p - q) is within +-1 in any case and stays the same",
         "f-total-variation": "its best critic is bounded in any case and stays the same",
     }
@@ -163,11 +164,6 @@ def pack(x: Float[Tensor, "b c *places"], m: int) -> Float[Tensor, "packs mc *pl
     return x.unflatten(0, (-1, m)).flatten(1, 2)
 
 
-def unpack(packed: Float[Tensor, "packs mc *places"], m: int, rows: int) -> Float[Tensor, "b c *places"]:
-    """The `rows` rows that were packed."""
-    return packed.unflatten(1, (m, -1)).flatten(0, 1)[:rows]
-
-
 def packed_shape(shape: Sequence[int], m: int) -> tuple[int, ...]:
     """What the critic of packs is built for.
 
@@ -205,7 +201,7 @@ STABILISERS: dict[str, Stabiliser] = {
     ),
     "packing": Stabiliser(2, "data judged together", 2, 16, "a critic of several data sees that fakes are alike", whole=True),
     "minibatch-discrimination": Stabiliser(
-        32, "kernels that compare rows", 1, 1024, "the critic is told how near a datum is to its batch", whole=True
+        8, "kernels that compare rows", 1, 1024, "the critic is told how near a datum is to its batch", whole=True
     ),
     "minibatch-deviation": Stabiliser(4, "rows of a group", 2, 1024, "the critic is told how much a batch varies", whole=True),
     "virtual-batch-norm": Stabiliser(

@@ -5,7 +5,7 @@ z -> w = f(z), and each of L layers of the synthesis sees a style of its own (ne
 - style mixing: of a share of the fakes in training, the layers from a random one on see the style of another z, so that layers
   do not rely on each other: coarse ones say what the image is of, fine ones how it looks.
 - noise: what is left to chance in an image, drawn anew for each sample; `decode` has the same noise for all.
-- truncation in W: w <- E[w] + psi (w - E[w]) gives up diversity for fidelity.
+- truncation in W: w <- E[w | c] + psi (w - E[w | c]) gives up diversity for fidelity.
 - path length: the generator is to change an image by the same amount a for a step in w of one length, whatever its direction:
   E (|J^T y| - a)^2, y ~ N(0, I), a the running mean, at every fourth step.
 - spaces of codes beside Z: W (a style), W+ (a style for each layer).
@@ -89,13 +89,24 @@ class StyleGAN(GAN):
     def _after_paths(self, keep: dict[str, Tensor], moment: Moment) -> None:
         self.generator.mean_length.lerp_(keep["lengths"].mean(), PATHS_RATE)
 
-    def _after_generator(self, keep: dict[str, Tensor], moment: Moment) -> None:
-        if self.histories is not None:
-            super()._after_generator(keep, moment)
-        e = None
-        if self.generator_embedding and self.spec.condition is not None:
-            e = self._embedding(draw_condition(self.spec.condition, DRAWN, moment.rng), DRAWN)
-        self.generator.after_update(moment, e)
+    def _grow(self, side: int, moment: Moment) -> None:
+        """The mean styles move, of conditions as frequent as in the data."""
+        if side == 0 or not self.generator_embedding or self.spec.condition is None:
+            return super()._grow(side, moment)
+        condition = draw_condition(self.spec.condition, DRAWN, moment.rng)
+        self.generator.after_update(moment, self._embedding(condition, DRAWN), self._kind(condition))
+
+    def _check_what_is_said(self) -> None:
+        super()._check_what_is_said()
+        if not isinstance(self.generator, StyleGenerator):
+            raise UserError(
+                "StyleGAN has one generator of its own; leave generators, generator_network and virtual-batch-norm away, or "
+                "take the model 'gan'."
+            )
+
+    def _kind(self, condition: Tensor | None) -> Tensor | None:
+        """The classes, of each of which the mean style is kept."""
+        return condition if self.spec.classes and self.generator_embedding else None
 
     def _embedding(self, condition: Tensor | Between | None, rows: int) -> Tensor | None:
         return self.generator_embedding.of(condition, rows)
@@ -125,13 +136,16 @@ class StyleGAN(GAN):
         truncation: float = 1.0,
         keep: float = 1.0,
     ) -> Float[Tensor, "n *shape"]:
-        """n data. condition, keep: as of a GAN. truncation: psi of the styles; 0 is the mean image, 1 all of them."""
+        """n data. condition, keep: as of a GAN. truncation: psi of the styles; 0 is the mean image (of a
+        class), 1 all of them."""
         rng = as_rng(generator, device_of(self))
         condition = self._drawn(condition, n, rng)
         z = truncated_codes(self, n, keep=keep, condition=condition, generator=rng)
         with torch.no_grad(), evaluating(self):
             w = self.generator.map(z, self._embedding(condition, n))
-            return self.generator.synthesise(self.generator.spread(self.generator.truncate(w, truncation)), self._noise(n, rng))
+            return self.generator.synthesise(
+                self.generator.spread(self.generator.truncate(w, truncation, self._kind(condition))), self._noise(n, rng)
+            )
 
     def spaces(self) -> dict[str, Space]:
         """Codes beside z: "w" (n, style_dim), "w+" (n, L, style_dim). A style has the condition in it."""

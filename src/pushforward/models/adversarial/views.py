@@ -21,7 +21,7 @@ from pushforward.randomness import Rng
 
 
 class View(nn.Module):
-    """x (B, *shape) -> x as it is shown, and how diffused it is, t (B,) or None.
+    """What is done to x (B, *shape) ahead of the critic.
 
     Args:
         stabilisers: name -> strength; those that change data are taken.
@@ -43,15 +43,19 @@ class View(nn.Module):
         """Whether `after_update` wants to see the critic's logits for real data."""
         return self.adaptive is not None or self.diffusion is not None
 
-    def forward(self, x: Float[Tensor, "b *shape"], progress: float, rng: Rng) -> tuple[Tensor, Tensor | None]:
+    def times(self, rows: int, rng: Rng) -> Float[Tensor, " b"] | None:
+        """How diffused each row is to be shown, a datum and the fake beside it alike."""
+        return None if self.diffusion is None else self.diffusion.draw(rows, rng)
+
+    def forward(
+        self, x: Float[Tensor, "b *shape"], t: Float[Tensor, " b"] | None, progress: float, rng: Rng
+    ) -> Float[Tensor, "b *shape"]:
+        """x as it is shown, diffused to t."""
         if self.adaptive is not None or self.probability:
             x = augment(x, self.probability if self.adaptive is None else self.adaptive.p, rng)
         if self.sigma:
             x = instance_noise(x, self.sigma, progress, rng)
-        if self.diffusion is None:
-            return x, None
-        t = self.diffusion.draw(len(x), rng)
-        return self.diffusion.diffuse(x, t, rng), t
+        return x if self.diffusion is None or t is None else self.diffusion.diffuse(x, t, rng)
 
     def after_update(self, real: Float[Tensor, " n"]) -> None:
         """real: the critic's logits for the real data of an update, as they were shown."""
