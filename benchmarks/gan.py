@@ -2,12 +2,13 @@
 
     python benchmarks/gan.py                  # about three minutes
 
-Both sides train mimicry's own networks (DCGAN with residual blocks, and SNGAN with its spectrally normalised critic), of 64
-channels on 32 x 32 colour noise, batch 64, one thread, without pictures or checkpoints on the way. Theirs are the `train_step`
-methods of its networks, called as its Trainer calls them but without its logging (which gives it a little); ours is the loop of
-`pf.train` with these networks as modules of the user's own (their spectral norms ours), in full precision and in the precision that it chooses by
-itself (half where that is faster). The time is that of the processor, in which a busy machine shows little, per
-step (so many critic updates and one of the generator); rounds alternate, and each side's fastest counts.
+Both sides train mimicry's own networks (DCGAN with residual blocks, and SNGAN, the same with a spectrally normalised critic), of
+64 channels on 32 x 32 colour noise, batch 64, one thread, without pictures or checkpoints on the way. Theirs are the
+`train_step` methods of its networks, called as its Trainer calls them but without its logging (which gives it a little); ours
+is the loop of `pf.train` with these networks as modules of the user's own (their spectral norms ours), in full precision and in
+the precision that it chooses by itself (half where that is faster). The time is that of the processor, in which a busy
+machine shows little, per step (so many critic updates and one of the generator); rounds alternate, and each side's
+fastest counts.
 """
 
 from __future__ import annotations

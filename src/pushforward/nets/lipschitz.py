@@ -29,7 +29,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from jaxtyping import Float
@@ -107,7 +107,7 @@ def follow(network: nn.Module) -> None:
     """One power iteration of each spectral norm in a network: what is to be done after each update of its weights."""
     for layer in network.modules():
         if isinstance(layer, LAYERS) and parametrize.is_parametrized(layer, "weight"):
-            parametrized = layer.parametrizations["weight"]
+            parametrized = cast(Any, layer.parametrizations)["weight"]
             for norm in parametrized:
                 if isinstance(norm, SpectralNorm):
                     norm.iterate(norm.matrix(parametrized.original), 1)

@@ -159,7 +159,8 @@ class Critic(nn.Module):
         if not self.semi_supervised:
             self.heads["logit"] = _head(self.width, 1, orthonormal, added)
         if told.projected:
-            self.heads["projection"] = nn.Linear(packs * told.projected, self.width, bias=False)
+            projection = self.heads["projection"] = nn.Linear(packs * told.projected, self.width, bias=False)
+            nn.init.normal_(projection.weight, std=(2 / (self.width * projection.in_features)) ** 0.5)  # V e as large as w
         if classes:
             self.heads["classes"] = _head(self.width, classes, orthonormal, added if self.semi_supervised else 0)
         if codes:
