@@ -2,7 +2,7 @@
 
     python benchmarks/gan.py                  # about three minutes
 
-Both sides train mimicry's own networks (DCGAN with residual blocks, and SNGAN, the same with a spectrally normalised critic), of
+Both sides train mimicry's own networks (DCGAN with residual blocks; SNGAN, the same with a spectrally normalised critic), of
 64 channels on 32 x 32 colour noise, batch 64, one thread, without pictures or checkpoints on the way. Theirs are the
 `train_step` methods of its networks, called as its Trainer calls them but without its logging (which gives it a little); ours
 is the loop of `pf.train` with these networks as modules of the user's own (their spectral norms ours), in full precision and in

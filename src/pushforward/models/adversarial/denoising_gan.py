@@ -83,7 +83,7 @@ class DenoisingGenerator(nn.Module):
     def forward(
         self, x_t: Float[Tensor, "b *shape"], z: Float[Tensor, "b d"], t: Float[Tensor, "b"], condition: Tensor | None = None
     ) -> Float[Tensor, "b *shape"]:
-        told = _embedded(self.condition, condition, len(x_t))
+        told = self.condition.of(condition, len(x_t))
         if self.flat:
             x0 = self.net(torch.cat([x_t.flatten(1), z], 1), self.time(t, told)).reshape(x_t.shape)
         else:
@@ -116,16 +116,9 @@ class DenoisingCritic(nn.Module):
         t: Float[Tensor, "b"],
         condition: Tensor | None = None,
     ) -> Float[Tensor, "b"]:
-        told = self.time(t, _embedded(self.condition, condition, len(x_t)))
+        told = self.time(t, self.condition.of(condition, len(x_t)))
         pair = torch.cat([x_s.flatten(1), x_t.flatten(1)], 1) if self.flat else torch.cat([x_s, x_t], 1)
         return self.head(self.trunk(pair, told)).squeeze(1)
-
-
-def _embedded(embedding: ConditionEmbedding, condition: Tensor | None, rows: int) -> Tensor | None:
-    """The condition's vector; None where the data have none."""
-    # `drop` keeps the null vector in the graph: replicated training wants a gradient for every parameter.
-    drop = None if condition is None else torch.zeros(rows, dtype=torch.bool, device=condition.device)
-    return embedding(condition, rows, drop)
 
 
 class DenoisingDiffusionGAN(nn.Module):

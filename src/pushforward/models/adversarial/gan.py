@@ -15,6 +15,7 @@ The choices are independent of each other, each a small file of its own:
     networks.py                the pairs of networks
     stabilisers.py             what is done to the game so that it settles or does not collapse
     critics.py                 what the critic says beside its logit, and how a condition reaches it
+    pieces.py                  what both sides want beside the objective: classes, codes, features, histories
     views.py                   how data and fakes are shown to the critic: augmented, noisy, diffused
     latent.py                  what z is made of: noise, InfoGAN's codes, which of several generators
 
@@ -49,15 +50,15 @@ from pushforward.models.adversarial.critics import (
     Judgement,
     Told,
     check_conditioning,
-    recognised,
 )
-from pushforward.models.adversarial.energy import Equilibrium, pulling_away
+from pushforward.models.adversarial.energy import Equilibrium
 from pushforward.models.adversarial.games import game
 from pushforward.models.adversarial.latent import Latent
 from pushforward.models.adversarial.networks import Asked, built, chosen, chosen_norm
-from pushforward.models.adversarial.penalties import Penalty
+from pushforward.models.adversarial.penalties import Penalty, check_slope
 from pushforward.models.adversarial.penalties import regulariser as regulariser_of
-from pushforward.models.adversarial.stabilisers import HistoricalAverage, feature_matching, flip_labels, smooth_labels
+from pushforward.models.adversarial.pieces import CRITIC, GENERATOR, Piece, Turn, pieces
+from pushforward.models.adversarial.stabilisers import flip_labels, smooth_labels
 from pushforward.models.adversarial.stabilisers import stabilisers as stabilisers_of
 from pushforward.models.adversarial.views import View
 from pushforward.models.contract import Generator, Loss, Moment, OptimizerSettings, Player, device_of, evaluating
@@ -66,7 +67,7 @@ from pushforward.nets.adversaries import SeveralGenerators
 from pushforward.nets.conditioning import Between, ConditionEmbedding, condition_rates, draw_condition, not_given
 from pushforward.nets.lipschitz import follow, slope, spectral
 from pushforward.nets.minibatch import WithReference
-from pushforward.randomness import Rng, SampleRng, as_rng, mix
+from pushforward.randomness import Rng, SampleRng, as_rng
 
 SLOPE_EVERY = 32  # steps between two measured slopes
 
@@ -193,26 +194,9 @@ class GAN(nn.Module):
             regulariser = "none" if network in ("orthonormal", "autoencoder") else "r1"
         # The penalty flattens the critic around the data: 0.5 would hide all that is finer than standardised points' scale.
         self.regulariser = regulariser_of(regulariser, fine=0.5 if image else 0.01)
-        if self.objective.lipschitz and not (self.regulariser or network == "orthonormal" or critic_network):
-            raise UserError(
-                f"objective='{objective}' has no minimum while the critic's slope is free; take "
-                "regulariser='gradient-penalty', 'spectral' or 'clipping', or network='orthonormal'."
-            )
-        if network == "orthonormal" and not own_critic:
-            steeper = [name for name in self.stabilisers if name.startswith("minibatch")]
-            steeper += ["conditioning='projection'"] if conditioning == "projection" and spec.condition else []
-            if self.regulariser or steeper:
-                too_much = "; ".join(["leave the regulariser away"] if self.regulariser else []) or f"leave {steeper[0]} away"
-                raise UserError(f"network='orthonormal' has a slope of at most 1 by its layers, and nothing else: {too_much}.")
-        if self.objective.lipschitz and "minibatch-discrimination" in self.stabilisers and not self.regulariser.penalties:
-            raise UserError(
-                "minibatch-discrimination has a slope that only a penalty bounds, as a Wasserstein critic needs; take "
-                "regulariser='gradient-penalty'."
-            )
-        if self.regulariser.spectral and network in ("style", "progressive"):
-            raise UserError(
-                f"network='{network}' scales its layers by itself, which spectral norm would undo; take regulariser='r1'."
-            )
+        said = [name for name in self.stabilisers if name.startswith("minibatch")]
+        said += ["conditioning='projection'"] if conditioning == "projection" and spec.condition else []
+        check_slope(self.regulariser, objective, self.objective.lipschitz, "own" if own_critic else network, said)
         norm = chosen_norm(critic_norm, network, self.regulariser.alone, self.regulariser.spectral)
         several = (generators,) if generators > 1 else ()
         self.latent = Latent(latent_dim, (*several, *categorical), continuous)
@@ -257,8 +241,12 @@ class GAN(nn.Module):
         self._check_what_is_said()
         if self.regulariser.spectral:
             spectral(self.critic)
-        weighed = "historical-averaging" in self.stabilisers
-        self.histories = nn.ModuleList(HistoricalAverage(_weights(side)) for side in self._sides) if weighed else None
+        self.pieces = nn.ModuleList(
+            pieces(
+                self.stabilisers, conditioning, self.latent, self._sides,
+                class_weight=class_weight, labelled=labelled, information=information,
+            )
+        )  # fmt: skip
 
     @staticmethod
     def _network(asked: str, spec: DataSpec) -> str:
@@ -365,12 +353,7 @@ class GAN(nn.Module):
         total = self.objective.critic(right, wrong)
         if isinstance(self.objective, Equilibrium):
             terms |= {"k": self.objective.k.clone(), "measure": self.objective.measure(right, wrong).detach()}
-        if real.classes is not None:
-            classes = recognised(real.classes, self._labels(batch))
-            if self.conditioning == "classifier" and false.classes is not None and batch.condition is not None:
-                classes = classes + recognised(false.classes, batch.condition)
-            total, terms["classes"] = total + self.class_weight * classes, classes.detach()
-        total = total + self._told_codes(z, false, terms) + self._history(0, terms)
+        total = total + self._added(CRITIC, Turn(batch, z, real, false), terms)
         logit = partial(self._logit, condition=batch.condition, t=t)
         for penalty in self.regulariser.penalties:
             if penalty.every == 1:
@@ -395,33 +378,24 @@ class GAN(nn.Module):
         t = self.view.times(len(batch), rng)
         fake = self.view(self._generate(z, condition, rng), t, batch.progress, rng)
         false = self.critic(fake, condition, t)
-        matching = self.stabilisers.get("feature-matching", 0.0)
         real = Judgement(false.logit.new_empty(0))  # not looked at
-        if self.objective.paired or matching:
+        if self.objective.paired or any(piece.compares for piece in self.pieces):
             x = self.view(batch.x, t, batch.progress, rng)
             with torch.no_grad():
                 real = self.critic(x, batch.condition, t)
-        total, terms = self.objective.generator(real.logit, false.logit), dict[str, Tensor]()
-        if matching and real.features is not None and false.features is not None:
-            apart = feature_matching(real.features, false.features)
-            total, terms["feature-matching"] = (1 - matching) * total + matching * apart, apart.detach()
-        if "pulling-away" in self.stabilisers and false.features is not None:
-            alike = pulling_away(false.features)
-            total, terms["pulling-away"] = total + self.stabilisers["pulling-away"] * alike, alike.detach()
-        if self.conditioning == "classifier" and false.classes is not None and batch.condition is not None:
-            classes = recognised(false.classes, batch.condition)
-            total, terms["classes"] = total + self.class_weight * classes, classes.detach()
-        total = total + self._told_codes(z, false, terms) + self._history(1, terms)
-        return Loss(total, terms)
+        share = 1 - self.stabilisers.get("feature-matching", 0.0)  # which takes the objective's place
+        terms = dict[str, Tensor]()
+        total = share * self.objective.generator(real.logit, false.logit)
+        return Loss(total + self._added(GENERATOR, Turn(batch, z, real, false), terms), terms)
 
-    def _labels(self, batch: Batch) -> Tensor:
-        """The conditions of real data; -1 where the label is not to be shown."""
-        if batch.condition is None:
-            raise UserError("this model was built for data with a condition, and these come without.")
-        if self.labelled == 1 or batch.index is None:
-            return batch.condition
-        shown = [mix(0x1ABE1, index) < self.labelled * 2**63 for index in batch.index.tolist()]
-        return torch.where(torch.tensor(shown, device=batch.x.device), batch.condition, -1)
+    def _added(self, side: int, turn: Turn, terms: dict[str, Tensor]) -> Tensor | float:
+        """What all pieces add to a side's loss; their terms are put to the others."""
+        total: Tensor | float = 0.0
+        for piece in self.pieces:
+            assert isinstance(piece, Piece)
+            for name, (value, shown) in (piece.critic if side == CRITIC else piece.generator)(turn).items():
+                total, terms[name] = total + value, shown.detach()
+        return total
 
     def _wanted(self, batch: Batch, rng: Rng) -> Tensor | Between | None:
         """The conditions that the generator's fakes are made for."""
@@ -430,21 +404,6 @@ class GAN(nn.Module):
         weight = rng.rand(len(batch)) * (rng.rand(len(batch)) < self.interpolated)
         return Between(batch.condition, batch.condition.roll(1, 0), weight)
 
-    def _told_codes(self, z: Tensor, false: Judgement, terms: dict[str, Tensor]) -> Tensor | float:
-        """What the critic does not read of the codes in z. Term: the bound on the mutual information, in nats."""
-        if false.codes is None:
-            return 0.0
-        surprise = self.latent.surprise(z, false.codes)
-        terms["information"] = self.latent.entropy - surprise.detach()
-        return self.information * surprise
-
-    def _history(self, side: int, terms: dict[str, Tensor]) -> Tensor | float:
-        """How far a side's weights are from their mean so far."""
-        if self.histories is None:
-            return 0.0
-        terms["historical-averaging"] = (apart := self.histories[side](_weights(self._sides[side]))).detach()
-        return self.stabilisers["historical-averaging"] * apart
-
     @property
     def _adapts(self) -> bool:
         """Whether something moves with what the critic says."""
@@ -452,18 +411,17 @@ class GAN(nn.Module):
 
     def _moves(self, side: int) -> bool:
         """Whether there is something to be done after a side's updates."""
-        own = side == 0 and (self._adapts or self.regulariser.clip is not None or self.regulariser.spectral)
-        return own or self.histories is not None or any(_growing(network) for network in self._sides[side])
+        own = side == CRITIC and (self._adapts or self.regulariser.clip is not None or self.regulariser.spectral)
+        return own or any(piece.moves for piece in self.pieces) or any(_growing(network) for network in self._sides[side])
 
     def _after_critic(self, keep: dict[str, Tensor], moment: Moment) -> None:
-        """What moves with the critic's updates: clipped weights, how hard it is made for the critic, what weights have been."""
+        """What moves with the critic's updates: its slope's bound, how hard it is made for it, what pieces remember."""
         self._after_penalty(keep, moment)
         if self._adapts:
             self.view.after_update(keep["real"])
             if isinstance(self.objective, Equilibrium):
                 self.objective.after_update(keep["real"], keep["fake"])
-        self._remember(0)
-        self._grow(0, moment)
+        self._after(CRITIC, moment)
 
     def _after_penalty(self, keep: dict[str, Tensor], moment: Moment) -> None:
         if self.regulariser.spectral:
@@ -473,17 +431,16 @@ class GAN(nn.Module):
                 parameter.clamp_(-largest, largest)
 
     def _after_generator(self, keep: dict[str, Tensor], moment: Moment) -> None:
-        self._remember(1)
-        self._grow(1, moment)
+        self._after(GENERATOR, moment)
 
-    def _remember(self, side: int) -> None:
-        """Takes the weights of a side into their mean so far."""
-        if self.histories is not None:
-            history = self.histories[side]
-            assert isinstance(history, HistoricalAverage)
-            history.after_update(_weights(self._sides[side]))
+    def _after(self, side: int, moment: Moment) -> None:
+        for piece in self.pieces:
+            assert isinstance(piece, Piece)
+            piece.after(side)
+        self._grow(side, moment)
 
     def _grow(self, side: int, moment: Moment) -> None:
+        """Networks that change with the run are told where it is."""
         for network in self._sides[side]:
             for part in _growing(network):
                 part.after_update(moment)
@@ -570,10 +527,6 @@ class GAN(nn.Module):
         said = self.classify(x)
         right = said.argmax(1) == condition if condition.dim() == 1 else (said > 0) == (condition > 0.5)
         return {"class_accuracy": float(right.float().mean())}
-
-
-def _weights(side: list[nn.Module]) -> list[nn.Parameter]:
-    return [parameter for module in side for parameter in module.parameters()]
 
 
 def _growing(network: nn.Module) -> list[Any]:

@@ -29,6 +29,7 @@ from pushforward.data.spec import DataSpec
 from pushforward.errors import UserError
 from pushforward.models.adversarial.gan import GAN, usual_condition
 from pushforward.models.adversarial.networks import chosen
+from pushforward.models.adversarial.pieces import CRITIC
 from pushforward.models.contract import Generator, Loss, Moment, Player, Space, device_of, evaluating
 from pushforward.models.truncation import truncated_codes
 from pushforward.nets.conditioning import Between, draw_condition
@@ -91,7 +92,7 @@ class StyleGAN(GAN):
 
     def _grow(self, side: int, moment: Moment) -> None:
         """The mean styles move, of conditions as frequent as in the data."""
-        if side == 0 or not self.generator_embedding or self.spec.condition is None:
+        if side == CRITIC or not self.generator_embedding or self.spec.condition is None:
             return super()._grow(side, moment)
         condition = draw_condition(self.spec.condition, DRAWN, moment.rng)
         self.generator.after_update(moment, self._embedding(condition, DRAWN), self._kind(condition))
