@@ -33,14 +33,20 @@ BLOCK = 256
 
 
 def jacobian_norm(
-    decode: Callable[[Tensor], Tensor], z: Float[Tensor, "n *code"], *, probes: int | None = None, seed: int = 0
+    decode: Callable[[Tensor], Tensor],
+    z: Float[Tensor, "n *code"],
+    *,
+    probes: int | None = None,
+    numbers: int | None = None,
+    seed: int = 0,
 ) -> Float[Tensor, " n"]:
     """|J(z)|_F of each code, of a decoder whose rows do not see each other.
 
     probes: signs of Hutchinson's estimate, the same for all rows; 0: exact, by one forward derivative for each number of a
-    code; None: exact for codes of up to 32 numbers, else 16 probes.
+    code; None: exact for codes of up to 32 numbers, else 16 probes. numbers: by how many of a code's numbers, the first ones,
+    x is differentiated; None: all (what follows noise may be one-hot, which no path in z leads away from).
     """
-    size = z[0].numel()
+    size = z[0].numel() if numbers is None else numbers
     probes = (0 if size <= EXACT else PROBES) if probes is None else probes
     if probes < 0:
         raise UserError(f"probes = {probes} was given; it must be 0 (exact) or more.")
@@ -59,7 +65,7 @@ def jacobian_norm(
         for k in range(probes):
             signs = rng.randn_like(x).sign()
             (slope,) = torch.autograd.grad(x, at, signs, retain_graph=k + 1 < probes)
-            total += slope.flatten(1).square().sum(1) / probes
+            total += slope.flatten(1)[:, :size].square().sum(1) / probes
     return total.sqrt()
 
 
@@ -71,6 +77,7 @@ def truncated_codes(
     condition: Tensor | None = None,
     generator: Generator = None,
     probes: int | None = None,
+    numbers: int | None = None,
 ) -> Float[Tensor, "n *code"]:
     """n codes of which the decoder is among the `keep` least steep, for `model.decode(z, condition=condition)`.
 
@@ -83,7 +90,7 @@ def truncated_codes(
         keep: the share of codes that are kept, in (0, 1]; 1: all.
         condition: as the model sees it, a row each.
         generator: where codes come from.
-        probes: as of `jacobian_norm`.
+        probes, numbers: as of `jacobian_norm`.
     """
     if not 0 < keep <= 1:
         raise UserError(f"keep = {keep} was given; it is the share of codes that are kept, above 0 and up to 1.")
@@ -93,14 +100,14 @@ def truncated_codes(
     best = model.draw_codes(n, condition=condition, generator=rng)
     if keep == 1:
         return best
-    limit = _limits(model, n, keep, condition, probes, best.device)
-    least = _norms(model, best, condition, probes)
+    limit = _limits(model, n, keep, condition, probes, numbers, best.device)
+    least = _norms(model, best, condition, probes, numbers)
     for _ in range(ROUNDS - 1):
         rows = torch.nonzero(least > limit)[:, 0]
         if not len(rows):
             break
         z = model.draw_codes(n, condition=condition, generator=rng)[rows]  # all rows, so that each has its own draws
-        norm = _norms(model, z, None if condition is None else condition[rows], probes)
+        norm = _norms(model, z, None if condition is None else condition[rows], probes, numbers)
         flatter = norm < least[rows]
         best[rows[flatter]], least[rows[flatter]] = z[flatter], norm[flatter]
     return best
@@ -147,7 +154,7 @@ def distinct(condition: Tensor | None, n: int, device: torch.device) -> tuple[li
     return list(kinds), which
 
 
-def _norms(model: Decodes, z: Tensor, condition: Tensor | None, probes: int | None) -> Float[Tensor, " n"]:
+def _norms(model: Decodes, z: Tensor, condition: Tensor | None, probes: int | None, numbers: int | None) -> Float[Tensor, " n"]:
     parts = []
     for start in range(0, len(z), BLOCK):
         given = None if condition is None else condition[start : start + BLOCK]
@@ -155,12 +162,18 @@ def _norms(model: Decodes, z: Tensor, condition: Tensor | None, probes: int | No
         def decode(z: Tensor, given: Tensor | None = given) -> Tensor:
             return model.decode(z, condition=given)
 
-        parts.append(jacobian_norm(decode, z[start : start + BLOCK], probes=probes))
+        parts.append(jacobian_norm(decode, z[start : start + BLOCK], probes=probes, numbers=numbers))
     return torch.cat(parts)
 
 
 def _limits(
-    model: Decodes, n: int, keep: float, condition: Tensor | None, probes: int | None, device: torch.device
+    model: Decodes,
+    n: int,
+    keep: float,
+    condition: Tensor | None,
+    probes: int | None,
+    numbers: int | None,
+    device: torch.device,
 ) -> Float[Tensor, " n"]:
     """The quantile q for each row: of the codes that are drawn under its condition."""
     kinds, which = distinct(condition, n, device)
@@ -168,6 +181,6 @@ def _limits(
     for kind in kinds:
         given = None if kind is None else kind.expand(POOL, *kind.shape)
         rng = SampleRng(0x7A4, device=device)
-        norms = _norms(model, model.draw_codes(POOL, condition=given, generator=rng), given, probes)
+        norms = _norms(model, model.draw_codes(POOL, condition=given, generator=rng), given, probes, numbers)
         limits.append(norms.quantile(keep))
     return torch.stack(limits)[which]

@@ -329,15 +329,22 @@ class StyleGenerator(nn.Module):
 
     @torch.no_grad()
     def after_update(
-        self, moment: Drawing, embedding: Float[Tensor, "b e"] | None = None, kind: Int[Tensor, " b"] | None = None
+        self,
+        moment: Drawing,
+        embedding: Float[Tensor, "b e"] | None = None,
+        kind: Int[Tensor, " b"] | None = None,
+        z: Float[Tensor, "b z"] | None = None,
     ) -> None:
         """Moves `mean_w` towards the mean styles of freshly drawn z: at first the mean over all updates, then a moving one.
 
         embedding: of conditions as frequent as in the data, one z each, kind: which kind each is of; None: 256 z of one kind.
+        z: freshly drawn, where it is not normal alone.
         """
         count = DRAWN if embedding is None else len(embedding)
-        kind = torch.zeros(count, dtype=torch.long, device=self.mean_w.device) if kind is None else kind
-        w = self.map(moment.rng.randn(count, self.mapping.latent_dim).to(self.mean_w.dtype), embedding).to(self.mean_w.dtype)
+        if z is None:
+            z = moment.rng.randn(count, self.mapping.latent_dim)
+        kind = torch.zeros(len(z), dtype=torch.long, device=self.mean_w.device) if kind is None else kind
+        w = self.map(z.to(self.mean_w.dtype), embedding).to(self.mean_w.dtype)
         rows = torch.bincount(kind, minlength=len(self.mean_w)).to(w.dtype)
         mean = torch.zeros_like(self.mean_w).index_add_(0, kind, w) / rows.clamp(min=1)[:, None]
         self.updates += rows > 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -55,7 +56,7 @@ def make_optimizers(players: list[Player], device: torch.device) -> dict[str, Op
         overlap = next((other for theirs, other in known if theirs & ids and theirs != ids), None)
         if overlap is not None:
             raise UserError(f"players '{overlap.name}' and '{player.name}' share some parameters but not all; part them.")
-        if twin is not None and twin.optimizer != player.optimizer:
+        if twin is not None and replace(twin.optimizer, clip=None) != replace(player.optimizer, clip=None):
             raise UserError(f"players '{twin.name}' and '{player.name}' train the same parameters by different optimisers.")
         made[player.name] = made[twin.name] if twin else make_optimizer(parameters, player.optimizer, device)
         known.append((ids, player))

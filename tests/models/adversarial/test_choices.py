@@ -13,10 +13,11 @@ from pushforward.models.adversarial.games import ENERGIES
 from pushforward.models.adversarial.gan import GAN
 from pushforward.models.adversarial.networks import NETWORKS
 from pushforward.models.adversarial.objectives import OBJECTIVES
-from pushforward.models.adversarial.pieces import Recognition
+from pushforward.models.adversarial.pieces import Recognition, Turn
 from pushforward.models.adversarial.stabilisers import STABILISERS
 from pushforward.models.adversarial.style import StyleGAN
 from pushforward.models.contract import Moment
+from pushforward.models.truncation import jacobian_norm
 from pushforward.nets.lipschitz import slope
 from pushforward.randomness import SampleRng, UpdateRng, seeded
 
@@ -73,7 +74,7 @@ REGULARISERS = ("none", "r1", "r2", "gradient-penalty", "one-sided-penalty", "ze
 @pytest.mark.parametrize("regulariser", REGULARISERS)
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_every_objective_with_every_regulariser(objective, regulariser):
-    if OBJECTIVES[objective].lipschitz and regulariser == "none":
+    if OBJECTIVES[objective].lipschitz and regulariser in ("none", "r1", "r2", "dragan"):  # free between data and fakes
         with pytest.raises(UserError, match="no minimum"):
             build(objective=objective, regulariser=regulariser)
     else:
@@ -319,3 +320,49 @@ def test_a_model_that_knows_no_class_is_not_asked_for_one(tmp_path):
     with pytest.raises(UserError, match="makes data without one; leave it away"):
         run.sample(3, condition=4)
     assert run.sample(3, seed=0).shape == (3, 1, 8, 8)
+
+
+def test_a_lazy_penalty_is_not_cut_by_the_gradients_clip():
+    """16 times as heavy at each 16th step: a turn of its own, whose clip would take that back."""
+    players = build(regulariser={"r1": {"weight": 0.5, "every": 16}}).players()
+    assert [player.optimizer.clip for player in players] == [None, 0.0, None]
+    from pushforward.training.optimizers import make_optimizers
+
+    made = make_optimizers(players, torch.device("cpu"))
+    assert made["critic"] is made["critic r1"] is not made["generator"]
+
+
+def test_data_beside_their_own_condition_are_no_mismatch():
+    settings = {"objective": "least-squares", "regulariser": "none"}
+    plain, matched = build(**settings), build(mismatched=True, **settings)
+    batch = data(POINTS)
+    batch.condition = torch.ones_like(batch.condition)  # all alike: there is nothing to mistake
+    assert torch.equal(plain.critic_loss(batch, rng()).total, matched.critic_loss(batch, rng()).total)
+
+
+def test_every_label_is_as_heavy_however_many_a_batch_has():
+    """The mean of the loss over micro-batches is that of the whole, for a tenth of the labels."""
+    model = build(conditioning="semi-supervised", labelled=0.2)
+    piece = next(piece for piece in model.pieces if isinstance(piece, Recognition))
+    n = 4096
+    batch = Batch(SampleRng(2).rand(n, 2), torch.arange(n) % 3, torch.arange(n))
+    shown = piece.labels(batch) >= 0
+    means = []
+    for size in (n, 4):
+        values = []
+        for start in range(0, n, size):
+            part = Batch(*(rows[start : start + size] for rows in (batch.x, batch.condition, batch.index)))
+            judged = model.critic(part.x)
+            values.append(piece.critic(Turn(part, part.x, judged, judged))["classes"].value)
+        means.append(torch.stack(values).mean().item())
+    assert 0 < shown.float().mean() < 0.3 and means[0] == pytest.approx(means[1], rel=1e-4)
+
+
+def test_what_is_kept_of_several_generators_is_measured_along_the_noise():
+    """One-hot numbers are no directions that z takes."""
+    model = build(generators=3, latent_dim=2)
+    z = model.draw_codes(20, generator=0)
+    alone = jacobian_norm(model.decode, z, numbers=2)
+    each = torch.stack([torch.func.jvp(model.decode, (z,), (one.expand_as(z),))[1] for one in torch.eye(5)[:2]])
+    torch.testing.assert_close(alone, each.square().sum((0, 2)).sqrt())
+    assert model.sample(30, generator=0, keep=0.5).shape == (30, 2)

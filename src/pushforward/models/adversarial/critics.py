@@ -107,6 +107,8 @@ class Told(nn.Module):
     def forward(self, rows: int, condition: Tensor | Between | None, t: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
         """To be told, and to be projected."""
         e = self.condition.of(condition, rows)
+        if e is None and self.conditioning == "concatenation":
+            e = self.condition(None, rows)  # the null vector; None where the data have no condition
         told = [e] if e is not None and self.conditioning == "concatenation" else []
         if self.time is not None and t is not None:
             told.append(self.time(t))

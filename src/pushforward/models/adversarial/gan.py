@@ -104,7 +104,8 @@ class GAN(nn.Module):
         critic_steps: updates of the critic for each one of the generator.
         regulariser: of the critic's slope, a name, several, or name -> weight or name -> {weight, every}: with every = 16 a
             penalty is taken at each 16th step, 16 times as heavy. Names: r1, r2, gradient-penalty, one-sided-penalty,
-            zero-centred, dragan, spectral, clipping, none; None: r1. Without a weight r1 and r2 have 0.5 for images, else 0.01.
+            zero-centred, dragan, spectral, clipping, none; None: gradient-penalty with "wasserstein", else r1.
+            Without a weight r1 and r2 have 0.5 for images, else 0.01.
         critic_norm: of dcgan's critic: "batch" (as in its paper), "layer", "none", or "auto": none with spectral norm, layer
             where a penalty speaks of the slope of one datum alone (all but r1), which batch norm does not leave it, else batch.
         stabilisers: names, or name -> strength: feature-matching, label-smoothing, noisy-labels, historical-averaging,
@@ -191,7 +192,8 @@ class GAN(nn.Module):
                 raise UserError("label-smoothing sets the targets that objective_options sets, too; leave one of them away.")
             self.objective = smooth_labels(objective, self.stabilisers["label-smoothing"])
         if regulariser is None:
-            regulariser = "none" if network in ("orthonormal", "autoencoder") else "r1"
+            usual = "gradient-penalty" if self.objective.lipschitz else "r1"
+            regulariser = "none" if network in ("orthonormal", "autoencoder") else usual
         # The penalty flattens the critic around the data: 0.5 would hide all that is finer than standardised points' scale.
         self.regulariser = regulariser_of(regulariser, fine=0.5 if image else 0.01)
         said = [name for name in self.stabilisers if name.startswith("minibatch")]
@@ -273,6 +275,8 @@ class GAN(nn.Module):
             raise UserError(f"labelled = {self.labelled} was given; it is a share of the data, above 0 and at most 1.")
         if (self.mismatched or self.interpolated) and not self.critic.told.condition:
             raise UserError("mismatched and interpolated want data with a condition that the critic is told (concatenation).")
+        if self.mismatched and "packing" in self.stabilisers:
+            raise UserError("a pack of several data has no condition of its own; leave packing or mismatched away.")
         if self.mismatched and self.objective.paired:
             raise UserError("a relativistic objective compares pairs of data and fakes; leave mismatched away.")
         if not 0 <= self.interpolated <= 1:
@@ -317,6 +321,7 @@ class GAN(nn.Module):
                 critic,
                 name=f"critic {penalty.name}",
                 loss=partial(self.penalty_loss, penalty),
+                optimizer=replace(critic.optimizer, clip=0.0),  # alone it is large by design, and a clip would take that back
                 every=penalty.every,
                 after_update=self._after_penalty if self.regulariser.clip or self.regulariser.spectral else None,
             )
@@ -349,7 +354,11 @@ class GAN(nn.Module):
         if "noisy-labels" in self.stabilisers:
             right, wrong = flip_labels(right, wrong, self.stabilisers["noisy-labels"], rng)
         if self.mismatched and batch.condition is not None:
-            wrong = torch.cat([wrong, self.critic(x, batch.condition.roll(1, 0), t).logit])
+            others = batch.condition.roll(1, 0)
+            differ = (others != batch.condition).view(len(batch), -1).any(1)
+            if differ.any():
+                beside = self.critic(x[differ], others[differ], None if t is None else t[differ])
+                wrong = torch.cat([wrong, beside.logit])
         total = self.objective.critic(right, wrong)
         if isinstance(self.objective, Equilibrium):
             terms |= {"k": self.objective.k.clone(), "measure": self.objective.measure(right, wrong).detach()}
@@ -418,7 +427,7 @@ class GAN(nn.Module):
         """What moves with the critic's updates: its slope's bound, how hard it is made for it, what pieces remember."""
         self._after_penalty(keep, moment)
         if self._adapts:
-            self.view.after_update(keep["real"])
+            self.view.after_update(keep["real"].repeat_interleave(self.critic.packs))  # of each datum in a pack
             if isinstance(self.objective, Equilibrium):
                 self.objective.after_update(keep["real"], keep["fake"])
         self._after(CRITIC, moment)
@@ -470,7 +479,7 @@ class GAN(nn.Module):
         of the data (models/truncation.py)."""
         rng = as_rng(generator, device_of(self))
         condition = self._drawn(condition, n, rng)
-        z = truncated_codes(self, n, keep=keep, condition=condition, generator=rng)
+        z = truncated_codes(self, n, keep=keep, condition=condition, generator=rng, numbers=self.latent.noise)
         with torch.no_grad(), evaluating(self):
             return self._generate(self.latent.truncated(z, truncation), condition, rng)
 
@@ -508,10 +517,10 @@ class GAN(nn.Module):
             )
         return classes
 
-    def read_codes(self, x: Float[Tensor, "b *shape"]) -> Float[Tensor, "b heads"]:
+    def read_codes(self, x: Float[Tensor, "b *shape"], *, condition: Tensor | None = None) -> Float[Tensor, "b heads"]:
         """What Q reads in x: logits of each categorical code, then means and log-deviations of the continuous ones."""
         with evaluating(self):
-            codes = self.critic(x, None, self._no_noise(x)).codes
+            codes = self.critic(x, condition, self._no_noise(x)).codes
         if codes is None:
             raise UserError("z has no codes that could be read; give categorical=[10], say, or continuous=2.")
         return codes

@@ -42,7 +42,7 @@ Function = Callable[[Critic, Tensor, Tensor, Rng], Tensor]
 
 def squared_slope(critic: Critic, x: Float[Tensor, "b *shape"]) -> Float[Tensor, " b"]:
     """|grad_x l(x)|^2 of each datum, differentiable by the critic's parameters."""
-    x = x.detach().float().requires_grad_()  # fakes come in bfloat16 out of mixed precision
+    x = x.detach().to(torch.promote_types(x.dtype, torch.float32)).requires_grad_()  # fakes come in bfloat16 out of autocast
     with torch.enable_grad():
         logits = critic(x)
         if not logits.requires_grad:
@@ -140,6 +140,12 @@ class Regulariser:
         return bool(self.penalties) or self.spectral or self.clip is not None
 
     @property
+    def bounds(self) -> bool:
+        """Whether it bounds the slope between data and fakes: at data alone, or at fakes, it leaves it free elsewhere."""
+        between = {"gradient-penalty", "one-sided-penalty", "zero-centred"} & {penalty.name for penalty in self.penalties}
+        return bool(between) or self.spectral or self.clip is not None
+
+    @property
     def alone(self) -> list[str]:
         """Its parts that speak of the slope at one datum by itself; r1 gets along without."""
         return [p.name for p in self.penalties if p.name != "r1"] + (["spectral"] if self.spectral else [])
@@ -209,7 +215,7 @@ def check_slope(regulariser: Regulariser, objective: str, lipschitz: bool, netwo
     hears beside its trunk (layers that look at the batch, a projected condition).
     """
     by_layers = network == "orthonormal"
-    if lipschitz and not (regulariser or by_layers or network == "own"):
+    if lipschitz and not (regulariser.bounds or by_layers or network == "own"):
         raise UserError(
             f"objective='{objective}' has no minimum while the critic's slope is free; take regulariser='gradient-penalty', "
             "'spectral' or 'clipping', or network='orthonormal'."
@@ -223,6 +229,11 @@ def check_slope(regulariser: Regulariser, objective: str, lipschitz: bool, netwo
         raise UserError(
             "minibatch-discrimination has a slope that only a penalty bounds, as a Wasserstein critic needs; take "
             "regulariser='gradient-penalty'."
+        )
+    if lipschitz and network in ("self-attention", "biggan") and regulariser.spectral and not regulariser.penalties:
+        raise UserError(
+            f"network='{network}' weighs its attention by a number that spectral norm leaves free; take "
+            f"regulariser='gradient-penalty' with objective='{objective}'."
         )
     if regulariser.spectral and network in ("style", "progressive"):
         raise UserError(

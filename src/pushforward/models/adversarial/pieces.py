@@ -97,7 +97,10 @@ class Recognition(Piece):
 
     def critic(self, turn: Turn) -> Terms:
         assert turn.real.classes is not None
-        value = recognised(turn.real.classes, self.labels(turn.batch))
+        labels = self.labels(turn.batch)
+        value = recognised(turn.real.classes, labels)
+        if self.labelled < 1:  # as heavy for each label, however many of them a (micro-)batch happens to have
+            value = value * ((labels >= 0).sum() / (self.labelled * len(labels)))
         if self.fakes:
             value = value + self._of_fakes(turn)
         return {"classes": Term(self.weight * value, value)}

@@ -45,7 +45,10 @@ from pushforward.randomness import Rng
 
 
 def feature_matching(real: Float[Tensor, "b *features"], fake: Float[Tensor, "b2 *features"]) -> Float[Tensor, ""]:
-    """|E f(x) - E f(G(z))|^2, a generator's loss: no gradient goes to the features of real data."""
+    """|E f(x) - E f(G(z))|^2, a generator's loss: no gradient goes to the features of real data.
+
+    Of means over n rows it is larger by (tr S_f + tr S_g) / n, S the features' covariances: the larger the batch, the better.
+    """
     return (real.detach().float().mean(0) - fake.float().mean(0)).square().sum()
 
 

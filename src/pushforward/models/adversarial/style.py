@@ -70,17 +70,22 @@ class StyleGAN(GAN):
         if "path-length" not in self.stabilisers:
             return players
         paths = replace(
-            players[-1], name="generator path-length", loss=self.path_loss, every=PATHS_EVERY, after_update=self._after_paths
+            players[-1],
+            name="generator path-length",
+            loss=self.path_loss,
+            optimizer=replace(players[-1].optimizer, clip=0.0),  # as of a penalty with an interval
+            every=PATHS_EVERY,
+            after_update=self._after_paths,
         )
         return [*players, paths]
 
     def path_loss(self, batch: Batch, rng: Rng) -> Loss:
-        """The path length by itself, four times as heavy, on half of the batch (as in the paper)."""
-        rows = max(len(batch) // 2, 1)
-        condition = None if batch.condition is None else batch.condition[:rows]
-        w = self.generator.map(self.latent.draw(len(batch), rng)[:rows], self._embedding(condition, rows))
-        noise = [drawn[:rows] for drawn in self.generator.draw_noise(len(batch), rng)]
-        towards = rng.randn(len(batch), *self.spec.shape)[:rows]
+        """The path length by itself, four times as heavy, on every other row of the batch (half of it, as in the paper)."""
+        condition = None if batch.condition is None else batch.condition[::2]
+        z = self.latent.draw(len(batch), rng)[::2]
+        w = self.generator.map(z, self._embedding(condition, len(z)))
+        noise = [drawn[::2] for drawn in self.generator.draw_noise(len(batch), rng)]
+        towards = rng.randn(len(batch), *self.spec.shape)[::2]
         value, lengths = path_length(
             lambda w: self.generator.synthesise(w, noise), self.generator.spread(w), towards, self.generator.mean_length
         )
@@ -92,10 +97,13 @@ class StyleGAN(GAN):
 
     def _grow(self, side: int, moment: Moment) -> None:
         """The mean styles move, of conditions as frequent as in the data."""
-        if side == CRITIC or not self.generator_embedding or self.spec.condition is None:
+        if side == CRITIC:
             return super()._grow(side, moment)
-        condition = draw_condition(self.spec.condition, DRAWN, moment.rng)
-        self.generator.after_update(moment, self._embedding(condition, DRAWN), self._kind(condition))
+        condition = None
+        if self.generator_embedding and self.spec.condition is not None:
+            condition = draw_condition(self.spec.condition, DRAWN, moment.rng)
+        z = self.latent.draw(DRAWN, moment.rng)
+        self.generator.after_update(moment, self._embedding(condition, DRAWN), self._kind(condition), z)
 
     def _check_what_is_said(self) -> None:
         super()._check_what_is_said()
@@ -141,7 +149,7 @@ class StyleGAN(GAN):
         class), 1 all of them."""
         rng = as_rng(generator, device_of(self))
         condition = self._drawn(condition, n, rng)
-        z = truncated_codes(self, n, keep=keep, condition=condition, generator=rng)
+        z = truncated_codes(self, n, keep=keep, condition=condition, generator=rng, numbers=self.latent.noise)
         with torch.no_grad(), evaluating(self):
             w = self.generator.map(z, self._embedding(condition, n))
             return self.generator.synthesise(
