@@ -1,7 +1,8 @@
 """Denoising diffusion GAN: a diffusion in a few large steps, whose laws backwards in time are learned by a game.
 
 Noise is added to data along a path, x_t = alpha(t) x0 + sigma(t) noise, t in [0, 1], 0 = data, 1 = noise. Of many small steps
-the way back is a Gaussian, which a regression finds; of T large ones p(x_s | x_t), s = t - 1/T, has many modes. It is made of a
+the way back is a Gaussian, which a regression finds; of T large ones, from each time t of a grid to the next one s towards the
+data, p(x_s | x_t) has many modes. It is made of a
 generator's guess at the datum and of the diffusion's own posterior, a Gaussian of known mean and variance:
 
     x0' = G(x_t, z, t),  z ~ N(0, I),          x_s' ~ q(x_s | x_t, x0')
@@ -10,15 +11,26 @@ generator's guess at the datum and of the diffusion's own posterior, a Gaussian 
     r = alpha_t / alpha_s,   c^2 = (sigma_s / sigma_t)^2 (sigma_t^2 - r^2 sigma_s^2),   k^2 = sigma_s^2 - c^2
 
 and a critic l(x_s, x_t, t) tells real pairs, x_s ~ q(x_s | x_t, x0) with x_t of a datum x0, from those with x_s' at the same
-x_t. In turns, t uniform on 1/T, 2/T, ..., 1:
+x_t. In turns, t uniform on the grid, with any of the games of objectives.py (a relativistic one compares x_s and x_s' of the
+same x_t) and of the penalties on the slope by x_s of penalties.py; the paper's are
 
     critic     min  E[softplus(-l(x_s, x_t, t))] + E[softplus(l(x_s', x_t, t))] + gamma/2 E |grad_{x_s} l(x_s, x_t, t)|^2
     generator  min  E[softplus(-l(x_s', x_t, t))]
 
 Each pair of laws overlaps, as x_s is noisy (but at s = 0, where x_s = x0) and x_t says much of it: that is to make the game
-easier than a GAN's. Sampling takes T evaluations of G. On the VP path with T steps the noise levels are the paper's.
+easier than a GAN's. Sampling takes T evaluations of G. On the VP path with T even steps the noise levels are the paper's. What a
+step puts between two modes the later ones mend, but nobody the last: a grid that is finer towards the data leaves that one so
+little noise that x_t says which mode it is.
 
-Xiao, Kreis and Vahdat 2022, "Tackling the generative learning trilemma with denoising diffusion GANs", arXiv:2112.07804.
+MLPs are slow to learn what is much finer than their inputs' scale, such as narrow modes of standardised points. They are given
+waves of the points beside them, sin 2^i x and cos 2^i x (Tancik et al. 2020); and there G's guess is that for Gaussian data of
+variance 1, and what the network adds, as small as sigma is:
+
+    G(x_t, z, t) = (alpha x_t + sigma sqrt(alpha^2 + sigma^2) F(x_t, z, t)) / (alpha^2 + sigma^2)          (Karras et al. 2022)
+
+Xiao, Kreis and Vahdat 2022, "Tackling the generative learning trilemma with denoising diffusion GANs", arXiv:2112.07804;
+Tancik et al. 2020, "Fourier features let networks learn high frequency functions", arXiv:2006.10739; Karras et al. 2022,
+arXiv:2206.00364; Huang et al. 2024 (R3GAN: relativistic, R1 and R2), arXiv:2501.05441.
 """
 
 from __future__ import annotations
@@ -33,43 +45,53 @@ from torch import Tensor, nn
 from pushforward.data.batches import Batch
 from pushforward.data.spec import DataSpec
 from pushforward.dynamics.denoiser import Denoiser
-from pushforward.dynamics.paths import find_path, interpolate
+from pushforward.dynamics.paths import Path, expand, find_path, interpolate
 from pushforward.dynamics.solvers import DDIM, generate, time_grid
 from pushforward.errors import UserError
-from pushforward.models.adversarial.objectives import objective
-from pushforward.models.adversarial.penalties import Penalty, regulariser
-from pushforward.models.contract import Generator, Loss, OptimizerSettings, Player, device_of
+from pushforward.models.adversarial.objectives import objective as objective_of
+from pushforward.models.adversarial.penalties import Penalty, check_slope
+from pushforward.models.adversarial.penalties import regulariser as regulariser_of
+from pushforward.models.contract import Generator, Loss, Moment, OptimizerSettings, Player, device_of
 from pushforward.nets.adversaries import keep_variance
 from pushforward.nets.choice import chosen_network
 from pushforward.nets.conditioning import ConditionEmbedding, draw_condition
 from pushforward.nets.embeddings import TimeEmbedding
+from pushforward.nets.lipschitz import follow, spectral
 from pushforward.nets.mlp import Flat, mlp
 from pushforward.nets.residual_gan import ResidualCritic
 from pushforward.nets.unet import UNet, multipliers
 from pushforward.randomness import Rng, as_rng
 
 ANCESTRAL = DDIM(eta=1.0)  # x_s ~ q(x_s | x_t, x0), of whatever x0 its denoiser says
-NON_SATURATING = objective("non-saturating")
 FLAT_EMBEDDING = 32  # what MLPs are told of t and the condition: numbers beside x
+
+
+def waves(x: Float[Tensor, "b n"], octaves: int) -> Float[Tensor, "b m"]:
+    """x (B, n), sin 2^i x and cos 2^i x for i = 0 .. octaves - 1: (B, n (1 + 2 octaves)).
+
+    >>> waves(torch.zeros(1, 2), 1)
+    tensor([[0., 0., 0., 0., 1., 1.]])
+    """
+    angles = (x[:, :, None] * 2.0 ** torch.arange(octaves, device=x.device)).flatten(1)
+    return torch.cat([x, angles.sin(), angles.cos()], 1)
 
 
 class DenoisingGenerator(nn.Module):
     """G: x_t (B, *shape), z (B, latent_dim), t (B,) and a condition -> x0 (B, *shape), images in [-1, 1] (tanh).
 
-    An MLP is given z beside x_t. For a U-Net it goes through layers of its own and is added to the embedding of the condition,
-    which with that of t modulates the norms.
+    An MLP is given z beside x_t and its waves. For a U-Net z goes through layers of its own and is added to the embedding of the
+    condition, which with that of t modulates the norms. Where data are not bounded the network adds to the Gaussian guess.
     """
 
-    def __init__(self, spec: DataSpec, network: str, latent_dim: int, width: int, depth: int):
+    def __init__(self, spec: DataSpec, network: str, latent_dim: int, width: int, depth: int, octaves: int, path: Path):
         super().__init__()
-        self.bounded, self.flat = spec.kind == "image", network == "mlp"
+        self.bounded, self.flat, self.octaves, self.path = spec.kind == "image", network == "mlp", octaves, path
         embedding = FLAT_EMBEDDING if self.flat else 4 * width
         self.condition = ConditionEmbedding(spec.condition, embedding)
         if self.flat:
             self.time = TimeEmbedding(embedding)
-            self.net: nn.Module = Flat(
-                spec.dimensions + latent_dim + embedding, spec.dimensions, width, depth, activation="leaky-relu"
-            )
+            inputs = spec.dimensions * (1 + 2 * octaves) + latent_dim + embedding
+            self.net: nn.Module = Flat(inputs, spec.dimensions, width, depth, activation="leaky-relu")
             keep_variance(self.net)
             return
         channels, *size = spec.shape
@@ -85,24 +107,30 @@ class DenoisingGenerator(nn.Module):
     ) -> Float[Tensor, "b *shape"]:
         told = self.condition.of(condition, len(x_t))
         if self.flat:
-            x0 = self.net(torch.cat([x_t.flatten(1), z], 1), self.time(t, told)).reshape(x_t.shape)
+            seen = torch.cat([waves(x_t.flatten(1), self.octaves), z], 1)
+            x0 = self.net(seen, self.time(t, told)).reshape(x_t.shape)
         else:
             style = self.mapping(z)
             x0 = self.net(x_t, t, style if told is None else style + told)
-        return torch.tanh(x0) if self.bounded else x0
+        if self.bounded:
+            return torch.tanh(x0)
+        alpha, sigma, _, _ = self.path(t)
+        variance = alpha**2 + sigma**2
+        return expand(alpha / variance, x_t) * x_t + expand(sigma / variance.sqrt(), x0) * x0
 
 
 class DenoisingCritic(nn.Module):
     """l: x_s and x_t (B, *shape), t (B,) of x_t and a condition -> logits (B,): whether x_s comes of x_t as in the data."""
 
-    def __init__(self, spec: DataSpec, network: str, width: int, depth: int):
+    def __init__(self, spec: DataSpec, network: str, width: int, depth: int, octaves: int):
         super().__init__()
-        self.flat = network == "mlp"
+        self.flat, self.octaves = network == "mlp", octaves
         embedding = FLAT_EMBEDDING if self.flat else 4 * width
         self.condition = ConditionEmbedding(spec.condition, embedding)
         self.time = TimeEmbedding(embedding)
         if self.flat:
-            self.trunk: nn.Module = Flat(2 * spec.dimensions + embedding, 1, width, depth, activation="leaky-relu")
+            inputs = 2 * spec.dimensions * (1 + 2 * octaves) + embedding
+            self.trunk: nn.Module = Flat(inputs, 1, width, depth, activation="leaky-relu")
             self.head: nn.Module = nn.Identity()
             keep_variance(self.trunk)
         else:
@@ -117,7 +145,9 @@ class DenoisingCritic(nn.Module):
         condition: Tensor | None = None,
     ) -> Float[Tensor, "b"]:
         told = self.time(t, self.condition.of(condition, len(x_t)))
-        pair = torch.cat([x_s.flatten(1), x_t.flatten(1)], 1) if self.flat else torch.cat([x_s, x_t], 1)
+        pair = torch.cat([x_s, x_t], 1)
+        if self.flat:
+            pair = waves(pair.flatten(1), self.octaves)
         return self.head(self.trunk(pair, told)).squeeze(1)
 
 
@@ -129,15 +159,22 @@ class DenoisingDiffusionGAN(nn.Module):
     Args:
         spec: what a datum and its condition are.
         steps: of the diffusion, and evaluations of the generator for a sample; 1 is a GAN of noise and data.
-        path: from data to noise: "variance-preserving" (the paper's), "cosine", "trigonometric", "linear".
+        path: from data to noise: "variance-preserving" (the paper's), "cosine", "trigonometric", "linear"; None: the paper's
+            for images, else linear.
+        spacing: of the times: "uniform" (the paper's), or "quadratic": shorter steps towards the data; None: uniform for
+            images, else quadratic.
         latent_dim: dimension of z ~ N(0, I), drawn afresh at each step; None: 64 for images, else that of the data, at most 64.
         network: "mlp" (vectors, tiny images), "unet" (images of 8 to 128 pixels a side; its critic is a residual network), or
             "auto": "unet" for images larger than 8x8, else "mlp".
         width: units of the MLPs' layers, or channels at full resolution (None: 128; 32).
         depth: hidden layers of the MLPs, or residual blocks of the U-Net at each resolution (None: 3; 1).
-        r1: gamma, the weight of the critic's squared slope by x_s at real pairs (half of it); 0: none. None: 0.05 for images,
-            else 0.01.
-        r1_every: it is taken at each so many-th step, and then that many times as heavy.
+        octaves: how many octaves of waves MLPs are given beside x_s and x_t; None: 6 for points, else 0.
+        objective: what the two sides minimise: "relativistic", "non-saturating" (the paper's), "hinge", "least-squares",
+            "wasserstein", or another of objectives.py.
+        regulariser: of the critic's slope by x_s, a name, several, or name -> weight or name -> {weight, every}: with
+            every = 16 a penalty is taken at each 16th step, 16 times as heavy. Names: r1, r2, gradient-penalty,
+            one-sided-penalty, zero-centred, dragan, spectral, clipping, none; None: r1 and r2. Without a weight these have
+            0.05 for images, else 0.0003.
         learning_rate: of the generator; None: 5e-4 for images, else 2e-3.
         critic_learning_rate: of the critic; None: the generator's.
         betas: of Adam, both players'.
@@ -148,36 +185,48 @@ class DenoisingDiffusionGAN(nn.Module):
         spec: DataSpec,
         *,
         steps: int = 4,
-        path: str = "variance-preserving",
+        path: str | None = None,
+        spacing: str | None = None,
         latent_dim: int | None = None,
         network: str = "auto",
         width: int | None = None,
         depth: int | None = None,
-        r1: float | None = None,
-        r1_every: int = 1,
+        octaves: int | None = None,
+        objective: str = "relativistic",
+        regulariser: str | list[str] | dict[str, float | dict[str, float]] | None = None,
         learning_rate: float | None = None,
         critic_learning_rate: float | None = None,
-        betas: tuple[float, float] = (0.5, 0.9),
+        betas: tuple[float, float] = (0.5, 0.999),
     ):
         super().__init__()
         if steps < 1:
             raise UserError(f"steps = {steps} was given; the diffusion has at least 1 step (4 is usual).")
+        image = spec.kind == "image"
         if latent_dim is None:
-            latent_dim = 64 if spec.kind == "image" else min(64, spec.dimensions)
-        self.spec, self.steps, self.latent_dim, self.path = spec, steps, latent_dim, find_path(path)
-        if r1 is None:
-            # The penalty flattens the critic around the data: points' modes may be finer than their standardised scale.
-            r1 = 0.05 if spec.kind == "image" else 0.01
-        self.penalties = regulariser({"r1": {"weight": r1, "every": r1_every}}).penalties
+            latent_dim = 64 if image else min(64, spec.dimensions)
+        self.spec, self.steps, self.latent_dim = spec, steps, latent_dim
+        self.path = find_path(path or ("variance-preserving" if image else "linear"))
+        self.spacing = spacing or ("uniform" if image else "quadratic")
+        self.register_buffer("times", time_grid((0.0, 1.0), steps, self.spacing).flip(0), persistent=False)
+        network = chosen_network(network, spec, planar=("unet",))
+        self.objective = objective_of(objective)
+        # The penalties flatten the critic around the data: points' modes may be far finer than their standardised scale.
+        self.regulariser = regulariser_of(["r1", "r2"] if regulariser is None else regulariser, fine=0.05 if image else 3e-4)
+        check_slope(self.regulariser, objective, self.objective.lipschitz, network, [])
         if learning_rate is None:
-            learning_rate = 5e-4 if spec.kind == "image" else 2e-3
+            learning_rate = 5e-4 if image else 2e-3
         self.learning_rate, self.critic_learning_rate = learning_rate, critic_learning_rate or learning_rate
         self.betas = betas
-        network = chosen_network(network, spec, planar=("unet",))
         width = width or (128 if network == "mlp" else 32)
         depth = depth or (3 if network == "mlp" else 1)
-        self.generator = DenoisingGenerator(spec, network, latent_dim, width, depth)
-        self.critic = DenoisingCritic(spec, network, width, depth)
+        if octaves is None:
+            octaves = 6 if spec.kind == "point" and network == "mlp" else 0
+        if octaves < 0 or (octaves and network != "mlp"):
+            raise UserError(f"octaves = {octaves} was given with network='{network}'; give 0 or, to an MLP, a count.")
+        self.generator = DenoisingGenerator(spec, network, latent_dim, width, depth, octaves, self.path)
+        self.critic = DenoisingCritic(spec, network, width, depth, octaves)
+        if self.regulariser.spectral:
+            spectral(self.critic)
 
     def players(self) -> list[Player]:
         """The critic's turn, that of its penalty where this has an interval, and the generator's."""
@@ -186,11 +235,12 @@ class DenoisingDiffusionGAN(nn.Module):
             self.critic,
             self.critic_loss,
             optimizer=OptimizerSettings(self.critic_learning_rate, betas=self.betas),
+            after_update=self._after_critic if self.regulariser.spectral or self.regulariser.clip is not None else None,
             validates=False,
         )
         lazy = [
             replace(critic, name=f"critic {penalty.name}", loss=partial(self.penalty_loss, penalty), every=penalty.every)
-            for penalty in self.penalties
+            for penalty in self.regulariser.penalties
             if penalty.every > 1
         ]
         generator = Player(
@@ -208,35 +258,38 @@ class DenoisingDiffusionGAN(nn.Module):
         with torch.no_grad():
             fake = self._fakes(x_t, t, s, batch.condition, rng)
         real_logits, fake_logits = (self.critic(x, x_t, t, batch.condition) for x in (x_s, fake))
-        terms = {
-            "real logit": real_logits.detach().float().mean(),
-            "fake logit": fake_logits.detach().float().mean(),
-            "accuracy": ((real_logits > 0).float().mean() + (fake_logits < 0).float().mean()) / 2,
-        }
-        total = NON_SATURATING.critic(real_logits, fake_logits)
-        for penalty in self.penalties:
+        terms = {"real logit": real_logits.detach().float().mean(), "fake logit": fake_logits.detach().float().mean()}
+        if (boundary := self.objective.boundary) is not None:
+            terms["accuracy"] = ((real_logits > boundary).float().mean() + (fake_logits < boundary).float().mean()) / 2
+        total = self.objective.critic(real_logits, fake_logits)
+        for penalty in self.regulariser.penalties:
             if penalty.every == 1:
-                value = self._penalised(penalty, x_s, x_t, t, batch.condition, rng)
+                value = self._penalised(penalty, x_s, fake, x_t, t, batch.condition, rng)
                 total, terms[penalty.name] = total + penalty.weight * value, value.detach()
         return Loss(total, terms)
 
     def penalty_loss(self, penalty: Penalty, batch: Batch, rng: Rng) -> Loss:
         """The penalty by itself, as heavy as it would be over the steps on which it is not taken."""
-        x_s, x_t, t, _ = self.pairs(batch.x, rng)
-        value = self._penalised(penalty, x_s, x_t, t, batch.condition, rng)
+        x_s, x_t, t, s = self.pairs(batch.x, rng)
+        with torch.no_grad():
+            fake = self._fakes(x_t, t, s, batch.condition, rng)
+        value = self._penalised(penalty, x_s, fake, x_t, t, batch.condition, rng)
         return Loss(penalty.weight * penalty.every * value, {penalty.name: value.detach()})
 
     def generator_loss(self, batch: Batch, rng: Rng) -> Loss:
         """The generator against the critic as it stands, at the x_t and the conditions of the batch."""
-        _, x_t, t, s = self.pairs(batch.x, rng)
-        fake = self._fakes(x_t, t, s, batch.condition, rng)
-        logits = self.critic(fake, x_t, t, batch.condition)
-        return Loss(NON_SATURATING.generator(logits.new_empty(0), logits))
+        x_s, x_t, t, s = self.pairs(batch.x, rng)
+        fake_logits = self.critic(self._fakes(x_t, t, s, batch.condition, rng), x_t, t, batch.condition)
+        real_logits = fake_logits.new_empty(0)  # not looked at
+        if self.objective.paired:
+            with torch.no_grad():
+                real_logits = self.critic(x_s, x_t, t, batch.condition)
+        return Loss(self.objective.generator(real_logits, fake_logits))
 
     def pairs(self, x0: Float[Tensor, "b *shape"], rng: Rng) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Real pairs of neighbouring states, x_s and x_t (B, *shape), and their times t, uniform on 1/T .. 1, and s."""
+        """Real pairs of neighbouring states, x_s and x_t (B, *shape), and their times t, uniform on the grid but 0, and s."""
         k = rng.randint(self.steps, len(x0))
-        t, s = (k + 1) / self.steps, k / self.steps
+        t, s = self.times[k + 1], self.times[k]
         x_t = interpolate(self.path, x0, rng.randn_like(x0), t)
         return self.posterior(x_t, x0, t, s, rng), x_t, t, s
 
@@ -257,10 +310,16 @@ class DenoisingDiffusionGAN(nn.Module):
         return self.posterior(x_t, x0, t, s, rng)
 
     def _penalised(
-        self, penalty: Penalty, x_s: Tensor, x_t: Tensor, t: Tensor, condition: Tensor | None, rng: Rng
+        self, penalty: Penalty, x_s: Tensor, fake: Tensor, x_t: Tensor, t: Tensor, condition: Tensor | None, rng: Rng
     ) -> Float[Tensor, ""]:
-        # R1 speaks of real pairs alone: no fakes are made for it.
-        return penalty.function(lambda x: self.critic(x, x_t, t, condition), x_s, x_s, rng)
+        return penalty.function(lambda x: self.critic(x, x_t, t, condition), x_s, fake, rng)
+
+    def _after_critic(self, keep: dict[str, Tensor], moment: Moment) -> None:
+        if self.regulariser.spectral:
+            follow(self.critic)
+        if (largest := self.regulariser.clip) is not None:
+            for parameter in self.critic.parameters():
+                parameter.clamp_(-largest, largest)
 
     def sample(self, n: int, *, condition: Tensor | None = None, generator: Generator = None) -> Float[Tensor, "n *shape"]:
         """n data, in `steps` evaluations of the generator. condition: (n,) classes or (n, A) attributes; None: as frequent as
@@ -287,6 +346,5 @@ class DenoisingDiffusionGAN(nn.Module):
 
         noise = rng.randn(n, *self.spec.shape)
         denoiser = Denoiser(self.path, "x0", guess).given(condition)
-        return generate(
-            denoiser, noise, time_grid((0.0, 1.0), self.steps, like=noise), ANCESTRAL, rng=rng, trajectory=trajectory
-        )
+        times = time_grid((0.0, 1.0), self.steps, self.spacing, like=noise)
+        return generate(denoiser, noise, times, ANCESTRAL, rng=rng, trajectory=trajectory)
