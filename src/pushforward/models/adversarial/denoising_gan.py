@@ -18,8 +18,8 @@ same x_t) and of the penalties on the slope by x_s of penalties.py; the paper's 
     generator  min  E[softplus(-l(x_s', x_t, t))]
 
 Each pair of laws overlaps, as x_s is noisy (but at s = 0, where x_s = x0) and x_t says much of it: that is to make the game
-easier than a GAN's. Sampling takes T evaluations of G. On the VP path with T even steps the noise levels are the paper's. What a
-step puts between two modes the later ones mend, but nobody the last: a grid that is finer towards the data leaves that one so
+easier than a GAN's. Sampling takes T evaluations of G. On the VP path with T even steps the noise levels are the paper's. What
+a step puts between two modes the later ones mend, but none the last: a grid finer towards the data leaves that one so
 little noise that x_t says which mode it is.
 
 MLPs are slow to learn what is much finer than their inputs' scale, such as narrow modes of standardised points. They are given
@@ -30,7 +30,7 @@ variance 1, and what the network adds, as small as sigma is:
 
 Xiao, Kreis and Vahdat 2022, "Tackling the generative learning trilemma with denoising diffusion GANs", arXiv:2112.07804;
 Tancik et al. 2020, "Fourier features let networks learn high frequency functions", arXiv:2006.10739; Karras et al. 2022,
-arXiv:2206.00364; Huang et al. 2024 (R3GAN: relativistic, R1 and R2), arXiv:2501.05441.
+arXiv:2206.00364.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def waves(x: Float[Tensor, "b n"], octaves: int) -> Float[Tensor, "b m"]:
 class DenoisingGenerator(nn.Module):
     """G: x_t (B, *shape), z (B, latent_dim), t (B,) and a condition -> x0 (B, *shape), images in [-1, 1] (tanh).
 
-    An MLP is given z beside x_t and its waves. For a U-Net z goes through layers of its own and is added to the embedding of the
+    An MLP is given z beside x_t and its waves. For a U-Net z has layers of its own and is added to the embedding of the
     condition, which with that of t modulates the norms. Where data are not bounded the network adds to the Gaussian guess.
     """
 
@@ -169,12 +169,12 @@ class DenoisingDiffusionGAN(nn.Module):
         width: units of the MLPs' layers, or channels at full resolution (None: 128; 32).
         depth: hidden layers of the MLPs, or residual blocks of the U-Net at each resolution (None: 3; 1).
         octaves: how many octaves of waves MLPs are given beside x_s and x_t; None: 6 for points, else 0.
-        objective: what the two sides minimise: "relativistic", "non-saturating" (the paper's), "hinge", "least-squares",
+        objective: what the two sides minimise: "non-saturating" (the paper's), "relativistic", "hinge", "least-squares",
             "wasserstein", or another of objectives.py.
         regulariser: of the critic's slope by x_s, a name, several, or name -> weight or name -> {weight, every}: with
             every = 16 a penalty is taken at each 16th step, 16 times as heavy. Names: r1, r2, gradient-penalty,
-            one-sided-penalty, zero-centred, dragan, spectral, clipping, none; None: r1 and r2. Without a weight these have
-            0.05 for images, else 0.0003.
+            one-sided-penalty, zero-centred, dragan, spectral, clipping, none; None: r1 (the paper's). Without a weight r1 and
+            r2 have 0.05 for images, else 0.0003.
         learning_rate: of the generator; None: 5e-4 for images, else 2e-3.
         critic_learning_rate: of the critic; None: the generator's.
         betas: of Adam, both players'.
@@ -192,11 +192,11 @@ class DenoisingDiffusionGAN(nn.Module):
         width: int | None = None,
         depth: int | None = None,
         octaves: int | None = None,
-        objective: str = "relativistic",
+        objective: str = "non-saturating",
         regulariser: str | list[str] | dict[str, float | dict[str, float]] | None = None,
         learning_rate: float | None = None,
         critic_learning_rate: float | None = None,
-        betas: tuple[float, float] = (0.5, 0.999),
+        betas: tuple[float, float] = (0.5, 0.9),
     ):
         super().__init__()
         if steps < 1:
@@ -207,11 +207,12 @@ class DenoisingDiffusionGAN(nn.Module):
         self.spec, self.steps, self.latent_dim = spec, steps, latent_dim
         self.path = find_path(path or ("variance-preserving" if image else "linear"))
         self.spacing = spacing or ("uniform" if image else "quadratic")
+        self.times: Tensor
         self.register_buffer("times", time_grid((0.0, 1.0), steps, self.spacing).flip(0), persistent=False)
         network = chosen_network(network, spec, planar=("unet",))
         self.objective = objective_of(objective)
         # The penalties flatten the critic around the data: points' modes may be far finer than their standardised scale.
-        self.regulariser = regulariser_of(["r1", "r2"] if regulariser is None else regulariser, fine=0.05 if image else 3e-4)
+        self.regulariser = regulariser_of("r1" if regulariser is None else regulariser, fine=0.05 if image else 3e-4)
         check_slope(self.regulariser, objective, self.objective.lipschitz, network, [])
         if learning_rate is None:
             learning_rate = 5e-4 if image else 2e-3
