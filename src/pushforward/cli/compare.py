@@ -28,7 +28,7 @@ def run(argv: Sequence[str]) -> None:
     for name in names:
         zoo.method(name)
     if len(names) < 2:
-        raise UserError(f"compare needs two models or more; there are {', '.join(zoo.ZOO)}.")
+        raise UserError("compare needs two models or more, such as gmm vae gan (`pushforward models` lists them).")
     from rich.console import Console
 
     from pushforward.comparison.compare import compare

@@ -62,7 +62,7 @@ def run(argv: Sequence[str]) -> int:
     given = plain(built.understand(rest, lambda: [f"--model.{key}" for key in zoo.options(name)] if name else []))
     name = given.get("name")
     if name is None:
-        raise UserError(f"which model? Give its name first: pushforward train {sorted(zoo.ZOO)[0]} ... ({', '.join(zoo.ZOO)})")
+        raise UserError("which model? Give its name first: pushforward train gan ... (`pushforward models` lists them)")
     settings = {key: given[key] for key in training}
     TrainingSettings(**settings)  # mistakes show before torch and the data are loaded
     if settings["out"] and _first():
