@@ -10,7 +10,7 @@ demo: $(VENV)/.installed
 
 test: $(VENV)/.tested
 	$(MAKE) check
-	$(BIN)/python -m pytest -n auto --dist worksteal
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 check: $(VENV)/.tested
 	$(BIN)/ruff check src tests benchmarks
