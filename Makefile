@@ -8,9 +8,10 @@ BIN := $(VENV)/bin
 demo: $(VENV)/.installed
 	$(BIN)/pushforward train flow-matching
 
+# A worker a core, of one thread each (more of them wait for each other); what a file trains it trains once.
 test: $(VENV)/.tested
 	$(MAKE) check
-	$(BIN)/python -m pytest -n auto --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 
 check: $(VENV)/.tested
 	$(BIN)/ruff check src tests benchmarks

@@ -2,12 +2,8 @@
 
 import os
 
-# Before torch is imported, here and in the processes that tests start: workers side by side share the cores.
-_WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
-os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // _WORKERS)))
-
-import pytest  # noqa: E402
-from jaxtyping import install_import_hook  # noqa: E402
+import pytest
+from jaxtyping import install_import_hook
 
 # Where the mathematics is; elsewhere wrong types are what the errors are for.
 if os.environ.get("PUSHFORWARD_TYPECHECK", "1") == "1":
