@@ -656,7 +656,8 @@ def create(name: str, spec: DataSpec, **settings: Any) -> nn.Module:
     check_kind(name, spec.kind, spec.name)
     line, valid = method(name), check_settings(name, settings)
     whole = {key: p.default for key, p in valid.items() if p.default is not p.empty} | settings
-    for key in settings:
+    rebuilt = all(key in settings for key, p in valid.items() if "Module" not in str(p.annotation))  # of a run: as it was
+    for key in () if rebuilt else settings:
         if key.endswith("_options") and isinstance(settings[key], dict):  # each is a setting of its own: the others stay
             whole[key] = {**line.settings.get(key, {}), **settings[key]}
     whole = {key: _as_annotated(value, valid[key]) for key, value in whole.items()}
