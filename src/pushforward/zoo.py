@@ -59,6 +59,21 @@ def _gan(
     return Method("adversarial", path, summary, paper, kinds, settings, {"steps": steps, "batch_size": batch_size}, page)
 
 
+# What SNGAN, SAGAN and BigGAN have in common
+SPECTRAL: dict[str, Any] = {
+    "page": "gan-networks",
+    "kinds": IMAGES,
+    "steps": 3_000,
+    "batch_size": 64,
+    "objective": "hinge",
+    "regulariser": "spectral",
+    "conditioning": "projection",
+    "critic_steps": 2,
+    "learning_rate": 1e-3,
+    "critic_learning_rate": 2e-3,
+    "width": 16,
+}
+
 ZOO: dict[str, Method] = {
     "gaussian": Method(
         "classical",
@@ -313,82 +328,37 @@ ZOO: dict[str, Method] = {
     "dragan": _gan(
         "GAN whose critic has slope 1 around the data", "Kodali et al. 2017, arXiv:1705.07215", regulariser="dragan"
     ),
-    "fgan-kl": _gan(
-        "GAN that goes down the Kullback-Leibler divergence of data from model",
-        "Nowozin et al. 2016, arXiv:1606.00709",
-        objective="f-kl",
-    ),
-    "fgan-reverse-kl": _gan(
-        "GAN that goes down the Kullback-Leibler divergence of model from data",
-        "Nowozin et al. 2016, arXiv:1606.00709",
-        objective="f-reverse-kl",
-    ),
-    "fgan-pearson": _gan(
-        "GAN that goes down Pearson's chi-squared", "Nowozin et al. 2016, arXiv:1606.00709", objective="f-pearson"
-    ),
-    "fgan-squared-hellinger": _gan(
-        "GAN that goes down the squared Hellinger distance",
-        "Nowozin et al. 2016, arXiv:1606.00709",
-        objective="f-squared-hellinger",
-    ),
-    "fgan-jensen-shannon": _gan(
-        "GAN that goes down the Jensen-Shannon divergence",
-        "Nowozin et al. 2016, arXiv:1606.00709",
-        objective="f-jensen-shannon",
-    ),
-    "fgan-total-variation": _gan(
-        "GAN that goes down total variation", "Nowozin et al. 2016, arXiv:1606.00709", objective="f-total-variation"
-    ),
+    **{
+        f"fgan-{name}": _gan(f"GAN that goes down {said}", "Nowozin et al. 2016, arXiv:1606.00709", objective=f"f-{name}")
+        for name, said in (
+            ("kl", "the Kullback-Leibler divergence of data from model"),
+            ("reverse-kl", "the Kullback-Leibler divergence of model from data"),
+            ("pearson", "Pearson's chi-squared"),
+            ("squared-hellinger", "the squared Hellinger distance"),
+            ("jensen-shannon", "the Jensen-Shannon divergence"),
+            ("total-variation", "total variation"),
+        )
+    },
     "sngan": _gan(
         "Residual networks, a spectrally normalised critic, classes by projection",
         "Miyato et al. 2018, arXiv:1802.05957",
-        page="gan-networks",
-        kinds=IMAGES,
-        steps=3000,
-        batch_size=64,
-        objective="hinge",
         network="residual",
-        regulariser="spectral",
-        learning_rate=0.001,
-        critic_learning_rate=0.002,
-        critic_steps=2,
-        width=16,
         betas=(0.0, 0.9),
-        conditioning="projection",
+        **SPECTRAL,
     ),
     "sagan": _gan(
         "The same with self-attention",
         "Zhang et al. 2019, arXiv:1805.08318",
-        page="gan-networks",
-        kinds=IMAGES,
-        steps=3000,
-        batch_size=64,
-        objective="hinge",
         network="self-attention",
-        regulariser="spectral",
-        learning_rate=0.001,
-        critic_learning_rate=0.002,
-        critic_steps=2,
-        width=16,
         betas=(0.0, 0.9),
-        conditioning="projection",
+        **SPECTRAL,
     ),
     "biggan": _gan(
         "The same with z in chunks for all blocks, and orthogonal weights",
         "Brock et al. 2019, arXiv:1809.11096",
-        page="gan-networks",
-        kinds=IMAGES,
-        steps=3000,
-        batch_size=64,
-        objective="hinge",
         network="biggan",
-        regulariser="spectral",
-        learning_rate=0.001,
-        critic_learning_rate=0.002,
-        critic_steps=2,
-        width=16,
         betas=(0.0, 0.999),
-        conditioning="projection",
+        **SPECTRAL,
     ),
     "progan": _gan(
         "A GAN that grows from coarse images to fine ones while it trains",

@@ -422,3 +422,12 @@ def test_training_moves_samples_to_the_modes():
     assert ((x.abs() - 1).abs() < 0.3).float().mean() > 0.75
     # Of three other seeds the shares were 0.70 to 0.78: a game of 400 updates moves them about.
     assert (x > 0).float().mean().item() == pytest.approx(0.75, abs=0.1)
+
+
+def test_a_lazy_penalty_is_not_cut_by_the_gradients_clip():
+    """As heavy as it would be over the steps on which it is not taken: the run's clip of a turn by itself would undo that."""
+    with seeded(0):
+        model = DenoisingDiffusionGAN(DataSpec("point", (2,)), width=8, regulariser={"r1": {"weight": 0.1, "every": 16}})
+    assert [(player.name, player.optimizer.clip) for player in model.players()] == [
+        ("critic", None), ("critic r1", 0.0), ("generator", None)
+    ]  # fmt: skip

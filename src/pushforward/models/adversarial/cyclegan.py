@@ -36,6 +36,7 @@ from torch import Tensor, nn
 from pushforward.data.batches import Batch
 from pushforward.data.spec import DataSpec
 from pushforward.errors import UserError
+from pushforward.models.adversarial.objectives import critic_terms
 from pushforward.models.adversarial.objectives import objective as objective_of
 from pushforward.models.classical.classes import checked
 from pushforward.models.contract import Generator, Loss, Moment, OptimizerSettings, Player, device_of
@@ -188,11 +189,7 @@ class CycleGAN(nn.Module):
                 else:
                     sides.append(batch.x.new_zeros(1))
             total = total + self.objective.critic(*sides)
-        terms = {"real logit": torch.cat(real).mean(), "fake logit": torch.cat(fake).mean()}
-        if (boundary := self.objective.boundary) is not None:
-            right = (torch.cat(real) > boundary).float().mean() + (torch.cat(fake) < boundary).float().mean()
-            terms["accuracy"] = right / 2
-        return Loss(total, terms, keep)
+        return Loss(total, critic_terms(torch.cat(real), torch.cat(fake), self.objective.boundary), keep)
 
     def _remember(self, keep: dict[str, Tensor], moment: Moment) -> None:
         """New fakes go into the pool."""

@@ -35,9 +35,6 @@ arXiv:2206.00364.
 
 from __future__ import annotations
 
-from dataclasses import replace
-from functools import partial
-
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -48,8 +45,9 @@ from pushforward.dynamics.denoiser import Denoiser
 from pushforward.dynamics.paths import Path, expand, find_path, interpolate
 from pushforward.dynamics.solvers import DDIM, generate, time_grid
 from pushforward.errors import UserError
+from pushforward.models.adversarial.objectives import critic_terms
 from pushforward.models.adversarial.objectives import objective as objective_of
-from pushforward.models.adversarial.penalties import Penalty, check_slope
+from pushforward.models.adversarial.penalties import Penalty, check_slope, lazy_players
 from pushforward.models.adversarial.penalties import regulariser as regulariser_of
 from pushforward.models.contract import Generator, Loss, Moment, OptimizerSettings, Player, device_of
 from pushforward.nets.adversaries import keep_variance
@@ -239,11 +237,7 @@ class DenoisingDiffusionGAN(nn.Module):
             after_update=self._after_critic if self.regulariser.spectral or self.regulariser.clip is not None else None,
             validates=False,
         )
-        lazy = [
-            replace(critic, name=f"critic {penalty.name}", loss=partial(self.penalty_loss, penalty), every=penalty.every)
-            for penalty in self.regulariser.penalties
-            if penalty.every > 1
-        ]
+        lazy = lazy_players(critic, self.regulariser, self.penalty_loss)
         generator = Player(
             "generator",
             self.generator,
@@ -259,9 +253,7 @@ class DenoisingDiffusionGAN(nn.Module):
         with torch.no_grad():
             fake = self._fakes(x_t, t, s, batch.condition, rng)
         real_logits, fake_logits = (self.critic(x, x_t, t, batch.condition) for x in (x_s, fake))
-        terms = {"real logit": real_logits.detach().float().mean(), "fake logit": fake_logits.detach().float().mean()}
-        if (boundary := self.objective.boundary) is not None:
-            terms["accuracy"] = ((real_logits > boundary).float().mean() + (fake_logits < boundary).float().mean()) / 2
+        terms = critic_terms(real_logits, fake_logits, self.objective.boundary)
         total = self.objective.critic(real_logits, fake_logits)
         for penalty in self.regulariser.penalties:
             if penalty.every == 1:

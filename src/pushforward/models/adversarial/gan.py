@@ -55,7 +55,8 @@ from pushforward.models.adversarial.energy import Equilibrium
 from pushforward.models.adversarial.games import game
 from pushforward.models.adversarial.latent import Latent
 from pushforward.models.adversarial.networks import Asked, built, chosen, chosen_norm
-from pushforward.models.adversarial.penalties import Penalty, check_slope
+from pushforward.models.adversarial.objectives import critic_terms
+from pushforward.models.adversarial.penalties import Penalty, check_slope, lazy_players
 from pushforward.models.adversarial.penalties import regulariser as regulariser_of
 from pushforward.models.adversarial.pieces import CRITIC, GENERATOR, Piece, Turn, pieces
 from pushforward.models.adversarial.stabilisers import flip_labels, smooth_labels
@@ -316,18 +317,8 @@ class GAN(nn.Module):
             after_update=self._after_critic if self._moves(0) else None,
             validates=False,
         )
-        lazy = [
-            replace(
-                critic,
-                name=f"critic {penalty.name}",
-                loss=partial(self.penalty_loss, penalty),
-                optimizer=replace(critic.optimizer, clip=0.0),  # alone it is large by design, and a clip would take that back
-                every=penalty.every,
-                after_update=self._after_penalty if self.regulariser.clip or self.regulariser.spectral else None,
-            )
-            for penalty in self.regulariser.penalties
-            if penalty.every > 1
-        ]
+        bound = self._after_penalty if self.regulariser.clip or self.regulariser.spectral else None
+        lazy = lazy_players(replace(critic, after_update=bound), self.regulariser, self.penalty_loss)
         generator = Player(
             "generator",
             generators,
@@ -347,10 +338,8 @@ class GAN(nn.Module):
         x, fake = (self.view(data, t, batch.progress, rng) for data in (batch.x, fake))
         real, false = (self.critic(data, batch.condition, t) for data in (x, fake))
         right, wrong = real.logit, false.logit
-        terms = {"real logit": right.detach().float().mean(), "fake logit": wrong.detach().float().mean()}
+        terms = critic_terms(right, wrong, self.objective.boundary)
         keep = {"real": right, "fake": wrong} if self._adapts else {}
-        if (boundary := self.objective.boundary) is not None:
-            terms["accuracy"] = ((right > boundary).float().mean() + (wrong < boundary).float().mean()) / 2
         if "noisy-labels" in self.stabilisers:
             right, wrong = flip_labels(right, wrong, self.stabilisers["noisy-labels"], rng)
         if self.mismatched and batch.condition is not None:

@@ -135,6 +135,16 @@ def f_objective(divergence: str | FDivergence) -> Objective:
     return Objective(critic, generator, boundary=0.0 if abs(float(row.activation(0 * one)) - even) < 1e-9 else even)
 
 
+def critic_terms(real: Tensor, fake: Tensor, boundary: float | None) -> dict[str, Tensor]:
+    """What the log says of a critic's turn: the mean outputs for data and fakes, and where there is a boundary how many of
+    both are on their side of it."""
+    real, fake = real.detach().float(), fake.detach().float()
+    terms = {"real logit": real.mean(), "fake logit": fake.mean()}
+    if boundary is not None:
+        terms["accuracy"] = ((real > boundary).float().mean() + (fake < boundary).float().mean()) / 2
+    return terms
+
+
 OBJECTIVES: dict[str, Objective] = {
     "non-saturating": Objective(cross_entropy, non_saturating),
     "minimax": Objective(cross_entropy, minimax),

@@ -27,13 +27,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from pushforward.data.batches import Batch
 from pushforward.errors import UserError, nearest
+from pushforward.models.contract import Loss, Player
 from pushforward.randomness import Rng
 
 Critic = Callable[[Tensor], Tensor]  # data -> logits
@@ -239,3 +242,22 @@ def check_slope(regulariser: Regulariser, objective: str, lipschitz: bool, netwo
         raise UserError(
             f"network='{network}' scales its layers by itself, which spectral norm would undo; take regulariser='r1'."
         )
+
+
+def lazy_players(critic: Player, regulariser: Regulariser, loss: Callable[[Penalty, Batch, Rng], Loss]) -> list[Player]:
+    """The critic's turns for the penalties that have an interval, each of its own: loss(penalty, batch, rng).
+
+    After them `critic.after_update` is called as after the critic's own. Their gradients are large by design: the
+    run's clip, which would take that back, does not touch them.
+    """
+    return [
+        replace(
+            critic,
+            name=f"{critic.name} {penalty.name}",
+            loss=partial(loss, penalty),
+            optimizer=replace(critic.optimizer, clip=0.0),
+            every=penalty.every,
+        )
+        for penalty in regulariser.penalties
+        if penalty.every > 1
+    ]

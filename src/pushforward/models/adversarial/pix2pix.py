@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from pushforward.data.batches import Batch
 from pushforward.data.spec import DataSpec
 from pushforward.errors import UserError
+from pushforward.models.adversarial.objectives import critic_terms
 from pushforward.models.adversarial.objectives import objective as objective_of
 from pushforward.models.contract import Generator, Loss, OptimizerSettings, Player, device_of
 from pushforward.nets.conditioning import draw_condition
@@ -124,9 +125,7 @@ class Pix2Pix(nn.Module):
         with torch.no_grad():
             fake = self._generate(given, rng)
         real_logits, fake_logits = self._judge(given, batch.x), self._judge(given, fake)
-        terms = {"real logit": real_logits.detach().float().mean(), "fake logit": fake_logits.detach().float().mean()}
-        if (boundary := self.objective.boundary) is not None:
-            terms["accuracy"] = ((real_logits > boundary).float().mean() + (fake_logits < boundary).float().mean()) / 2
+        terms = critic_terms(real_logits, fake_logits, self.objective.boundary)
         return Loss(self.objective.critic(real_logits, fake_logits), terms)
 
     def generator_loss(self, batch: Batch, rng: Rng) -> Loss:
