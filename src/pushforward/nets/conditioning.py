@@ -1,10 +1,11 @@
-"""One way to draw a condition as the data have it, and one to turn any condition into a vector."""
+"""Conditions: one way to draw them as the data have them, one to check classes, one to turn any condition into a vector."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Int
 from torch import Tensor, nn
 
 from pushforward.data.spec import Condition
@@ -33,6 +34,25 @@ def not_given(condition: Condition) -> UserError:
     """What is said where a condition has to be given, as there is no law to draw it from."""
     kind, example = ("caption", ': condition="a red circle"') if condition.kind == "text" else (condition.kind, "")
     return UserError(f"this model needs its condition, and a {kind} cannot be drawn at random; give one{example}.")
+
+
+def checked_classes(condition: Tensor | None, rows: int, classes: int) -> Int[Tensor, " rows"] | None:
+    """A condition as `rows` class numbers (one class may stand for all rows); None stays None.
+
+    Raises UserError where the model knows no classes, or not these.
+    """
+    if condition is None:
+        return None
+    if classes == 1 and bool((condition != 0).any()):
+        raise UserError("a class was asked for, and this model was trained without classes; leave the condition out.")
+    if condition.is_floating_point() or condition.dim() > 1 or condition.numel() not in (1, rows):
+        raise UserError(
+            f"a condition of type {condition.dtype} and shape {tuple(condition.shape)} was given for {rows} rows; "
+            "give one class number a row."
+        )
+    if condition.numel() and (int(condition.min()) < 0 or int(condition.max()) >= classes):
+        raise UserError(f"classes are numbered 0 to {classes - 1}; {condition.unique().tolist()} were asked for.")
+    return condition.long().reshape(-1).expand(rows)
 
 
 @dataclass(frozen=True)

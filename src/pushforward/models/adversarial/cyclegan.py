@@ -38,8 +38,8 @@ from pushforward.data.spec import DataSpec
 from pushforward.errors import UserError
 from pushforward.models.adversarial.objectives import critic_terms
 from pushforward.models.adversarial.objectives import objective as objective_of
-from pushforward.models.classical.classes import checked
 from pushforward.models.contract import Generator, Loss, Moment, OptimizerSettings, Player, device_of
+from pushforward.nets.conditioning import checked_classes
 from pushforward.nets.translators import PatchCritic, translator
 from pushforward.randomness import Rng
 
@@ -230,7 +230,7 @@ class CycleGAN(nn.Module):
         if tuple(x.shape[1:]) != tuple(self.spec.shape):
             raise UserError(f"images of shape {tuple(x.shape[1:])} were given; this model translates {tuple(self.spec.shape)}.")
         x = x.to(device_of(self))
-        given = checked(condition, len(x), 2)
+        given = checked_classes(condition, len(x), 2)
         if given is not None:
             return self._across(x, given.to(x.device)).float()
         both = [generator(x).float() for generator in self.generators]

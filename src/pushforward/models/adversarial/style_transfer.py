@@ -36,8 +36,8 @@ from torch import Tensor, nn
 from pushforward.data.batches import Batch
 from pushforward.data.spec import DataSpec
 from pushforward.errors import UserError
-from pushforward.models.classical.classes import checked
 from pushforward.models.contract import Generator, Loss, OptimizerSettings, Player, Update, device_of
+from pushforward.nets.conditioning import checked_classes
 from pushforward.nets.translators import check_size, halved
 from pushforward.randomness import Rng
 
@@ -261,7 +261,7 @@ class StyleTransfer(nn.Module):
         x = x.to(device_of(self))
         h = self._features(x)[-1].float()
         if style is None:
-            domains = checked(condition, len(x), 2) if self.two else None
+            domains = checked_classes(condition, len(x), 2) if self.two else None
             other = 1 - domains.to(x.device) if domains is not None else torch.full((len(x),), int(self.two), device=x.device)
             mean, deviation = self.style_mean[other], self.style_deviation[other]
         else:

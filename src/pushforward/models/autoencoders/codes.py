@@ -28,10 +28,10 @@ from torch import Tensor, nn
 from pushforward.data.batches import Batch
 from pushforward.data.spec import Column, DataSpec
 from pushforward.errors import UserError, nearest
-from pushforward.models.classical.classes import checked
 from pushforward.models.classical.gaussian import Gaussian
 from pushforward.models.classical.mixture import GaussianMixture
 from pushforward.models.contract import Update
+from pushforward.nets.conditioning import checked_classes
 from pushforward.randomness import Rng, SampleRng, mix
 
 Codes = Literal["gaussian", "class-gaussians", "gmm"]
@@ -145,7 +145,7 @@ class CodeDensity(nn.Module):
 
     def _resampled(self, n: int, condition: Tensor, rng: Rng) -> Float[Tensor, "n d"]:
         assert self.by_class is not None and self.classed is not None
-        c = checked(condition.to(self.mean.device), n, self.by_class.classes)
+        c = checked_classes(condition.to(self.mean.device), n, self.by_class.classes)
         assert c is not None
         wanted = (TURNS / CANDIDATES / self.by_class.frequencies[c]).ceil()
         rounds = torch.where(wanted.isinf(), 1, wanted.clamp(max=ROUNDS)).long()  # a class without data has everyone's codes

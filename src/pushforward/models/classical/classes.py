@@ -11,6 +11,7 @@ from torch import Tensor
 from pushforward.data.batches import Batch
 from pushforward.data.spec import DataSpec
 from pushforward.errors import UserError
+from pushforward.nets.conditioning import checked_classes
 from pushforward.randomness import Rng
 
 
@@ -33,28 +34,9 @@ def given_frequencies(spec: DataSpec, classes: int) -> Float[Tensor, " classes"]
     return torch.tensor(declared or [1.0 / classes] * classes, dtype=torch.float64)
 
 
-def checked(condition: Tensor | None, rows: int, classes: int) -> Int[Tensor, " rows"] | None:
-    """A condition as `rows` class numbers (one class may stand for all rows); None stays None.
-
-    Raises UserError where the model knows no classes, or not these.
-    """
-    if condition is None:
-        return None
-    if classes == 1 and bool((condition != 0).any()):
-        raise UserError("a class was asked for, and this model was trained without classes; leave the condition out.")
-    if condition.is_floating_point() or condition.dim() > 1 or condition.numel() not in (1, rows):
-        raise UserError(
-            f"a condition of type {condition.dtype} and shape {tuple(condition.shape)} was given for {rows} rows; "
-            "give one class number a row."
-        )
-    if condition.numel() and (int(condition.min()) < 0 or int(condition.max()) >= classes):
-        raise UserError(f"classes are numbered 0 to {classes - 1}; {condition.unique().tolist()} were asked for.")
-    return condition.long().reshape(-1).expand(rows)
-
-
 def drawn(condition: Tensor | None, frequencies: Tensor, rows: int, rng: Rng) -> Int[Tensor, " rows"]:
     """The class of each row that is to be sampled: as asked, or drawn by frequency."""
-    asked = checked(condition, rows, len(frequencies))
+    asked = checked_classes(condition, rows, len(frequencies))
     if asked is not None:
         return asked.to(frequencies.device)
     if len(frequencies) == 1:

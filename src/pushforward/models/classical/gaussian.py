@@ -28,10 +28,11 @@ from torch import Tensor, nn
 from pushforward.data.batches import Batch
 from pushforward.data.spec import DataSpec
 from pushforward.errors import UserError, nearest
-from pushforward.models.classical.classes import by_class, checked, class_count, drawn, given_frequencies
+from pushforward.models.classical.classes import by_class, class_count, drawn, given_frequencies
 from pushforward.models.classical.moments import Moments
 from pushforward.models.classical.priors import Prior, estimate
 from pushforward.models.contract import Generator, LogProb, Player, Update, device_of
+from pushforward.nets.conditioning import checked_classes
 from pushforward.randomness import Rng, as_rng
 
 ENOUGH = 1024  # directions kept where nobody says how many
@@ -162,7 +163,7 @@ class Gaussian(nn.Module):
     def log_prob(self, x: Float[Tensor, "b *shape"], *, condition: Tensor | None = None) -> LogProb:
         """Exact log-density in nats; without a condition, of the mixture of the classes by their frequencies."""
         flat = x.flatten(1).double()
-        asked = checked(condition, len(x), self.classes)
+        asked = checked_classes(condition, len(x), self.classes)
         if asked is None:
             every = torch.stack([self._log_density(flat, c) for c in range(self.classes)], 1)
             value = torch.logsumexp(every + self.frequencies.log(), 1)
@@ -195,7 +196,7 @@ class Gaussian(nn.Module):
         return x
 
     def _group(self, condition: Tensor | None, rows: int) -> Int[Tensor, " rows"]:
-        asked = checked(condition, rows, self.classes)
+        asked = checked_classes(condition, rows, self.classes)
         if asked is None:
             asked = torch.full((rows,), len(self.means) - 1)
         return asked.to(self.means.device)

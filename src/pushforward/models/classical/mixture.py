@@ -25,11 +25,12 @@ from pushforward.data.batches import Batch
 from pushforward.data.spec import DataSpec
 from pushforward.errors import UserError, nearest
 from pushforward.models.classical import em
-from pushforward.models.classical.classes import by_class, checked, class_count, drawn, given_frequencies
+from pushforward.models.classical.classes import by_class, class_count, drawn, given_frequencies
 from pushforward.models.classical.em import Covariance, Mixture
 from pushforward.models.classical.moments import Moments
 from pushforward.models.classical.selection import Criterion, free_numbers, price, selected
 from pushforward.models.contract import Generator, LogProb, Player, Update, device_of
+from pushforward.nets.conditioning import checked_classes
 from pushforward.randomness import Rng, as_rng
 
 MEMORY = 2 * 2**30  # bytes of training data that are kept between updates
@@ -294,7 +295,7 @@ class GaussianMixture(nn.Module):
     def log_prob(self, x: Float[Tensor, "b *shape"], *, condition: Tensor | None = None) -> LogProb:
         """Exact log-density in nats; without a condition, of the mixture of the classes by their frequencies."""
         y, outside = self.coordinates(x.flatten(1))
-        asked = checked(condition, len(x), self.classes)
+        asked = checked_classes(condition, len(x), self.classes)
 
         def within(c: int, y: Tensor) -> Tensor:
             density = em.densities(self.mixture(c), self.covariance)

@@ -34,11 +34,11 @@ from pushforward.data.spec import DataSpec
 from pushforward.distributions import choice, likelihoods
 from pushforward.distributions.likelihoods import Sigma
 from pushforward.errors import UserError, nearest
-from pushforward.models.classical.classes import checked, class_count
+from pushforward.models.classical.classes import class_count
 from pushforward.models.contract import Generator, Loss, Moment, OptimizerSettings, Player, Update, device_of
 from pushforward.models.variational.code_prior import CodePrior
 from pushforward.nets.choice import chosen_network
-from pushforward.nets.conditioning import draw_condition
+from pushforward.nets.conditioning import checked_classes, draw_condition
 from pushforward.nets.mlp import mlp
 from pushforward.nets.quantisers import (
     FiniteScalarQuantiser,
@@ -230,7 +230,7 @@ class QuantisedAutoencoder(nn.Module):
     def draw_codes(self, n: int, *, condition: Tensor | None = None, generator: Generator = None) -> Int[Tensor, "n *grid"]:
         """Codes drawn from the tables, of the classes (n,) that are asked for, else of classes as frequent as in the data."""
         rng = as_rng(generator, device_of(self))
-        condition = checked(condition, n, self.classes)
+        condition = checked_classes(condition, n, self.classes)
         by_class = all(prior.classes > 1 for _, _, prior in self._levels())
         if condition is None and by_class and self.spec.condition is not None:
             condition = draw_condition(self.spec.condition, n, rng)
