@@ -36,7 +36,7 @@ def collapsed(row: Row, kinds: int = 0, name: str = "modes") -> list[str]:
         return []
     return [
         f"The samples have collapsed: {', and '.join(seen)}. Try a penalty on the critic's slope (R1, or one around the data), "
-        "a lower learning rate of the generator, larger batches, or minibatch statistics in the critic."
+        "packing, several generators, larger batches, or a lower learning rate of the generator."
     ]
 
 
