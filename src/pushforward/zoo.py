@@ -465,6 +465,14 @@ ZOO: dict[str, Method] = {
         labelled=0.1,
         stabilisers=["feature-matching"],
     ),
+    "gmv": _gan(
+        "GAN of content and view, learned from pairs of one class",
+        "Chen et al. 2018, arXiv:1711.00305",
+        page="conditional-gan",
+        content=4,
+        latent_dim=16,
+        regulariser={"r1": 0.02},
+    ),
     "pacgan": _gan(
         "GAN whose critic judges two data together",
         "Lin et al. 2018, arXiv:1712.04086",

@@ -16,6 +16,7 @@ VERBS = {
     "interpolate": "what lies between two data, in the model's codes",
     "traverse": "one unit of the code at a time: what it stands for",
     "edit": "add an attribute to data, or take it away",
+    "mix": "coarse styles of some images, fine styles of others (StyleGAN)",
     "translate": "images of one domain as images of another",
     "reconstruct": "data beside what their codes give back",
     "outliers": "the data that a model finds strangest",

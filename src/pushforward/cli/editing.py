@@ -10,17 +10,24 @@ from typing import Any, Literal
 from pushforward.cli.parsing import Parser, peel, plain
 from pushforward.errors import UserError
 
-VERBS = ("interpolate", "traverse", "edit", "reconstruct", "outliers", "translate")
+VERBS = ("interpolate", "traverse", "edit", "mix", "reconstruct", "outliers", "translate")
 
 
 def parser(verb: str, description: str, splits: Any = Literal["held-out", "train"], split: str = "held-out") -> Parser:
-    """The options that all of these verbs have. splits, split: what --split can be, and what it is if nothing is said."""
-    built = Parser(f"pushforward {verb} RUN", description)
-    built.add_argument("--out", type=str | None, default=None, help=f"a .png or .gif (default: RUN/{verb}.png)")
+    """The options that all verbs have that begin with data. splits, split: what --split can be, and what it is if nothing is
+    said."""
+    built = drawing_parser(verb, description)
     built.add_argument("--n", type=int, default=8, help="how many items")
     built.add_argument("--items", type=str | None, default=None, help="which ones: their numbers in the data, with commas")
-    built.add_argument("--seed", type=int, default=0, help="of the choice of items, and of all that is drawn")
     built.add_argument("--split", type=splits, default=split, help="where items come from")
+    return built
+
+
+def drawing_parser(verb: str, description: str) -> Parser:
+    """The options that all of these verbs have."""
+    built = Parser(f"pushforward {verb} RUN", description)
+    built.add_argument("--out", type=str | None, default=None, help=f"a .png or .gif (default: RUN/{verb}.png)")
+    built.add_argument("--seed", type=int, default=0, help="of the choice of items, and of all that is drawn")
     built.add_argument("--device", type=str, default="cpu", help="where the model runs")
     return built
 
@@ -29,6 +36,13 @@ def add_inversion(built: Parser) -> None:
     """The option of verbs that need codes of data."""
     built.add_argument(
         "--inversion_steps", type=int, default=200, help="descent on the codes of data, where the model does not encode"
+    )
+
+
+def add_space(built: Parser) -> None:
+    """The option of verbs that move codes in whatever space a model has."""
+    built.add_argument(
+        "--space", type=str, default="z", help="of the codes: z, of a StyleGAN also w and w+ (a style for each layer)"
     )
 
 
@@ -50,6 +64,15 @@ def begin(built: Parser, verb: str, argv: Sequence[str]) -> tuple[dict[str, Any]
     from pushforward.training.opening import load
 
     return given, load(words[0], device=given["device"])
+
+
+def conditions_asked(spec: Any, words: str | None, n: int) -> list[str] | None:
+    """One for each of n of what --condition names: a class, or several with commas; a caption, or several with ;"""
+    if words is None:
+        return None
+    captioned = spec.condition is not None and spec.condition.kind == "text"
+    several = [word.strip() for word in words.split(";")] if captioned else words.split(",")
+    return several * (n // len(several)) + several[: n % len(several)]
 
 
 @dataclass

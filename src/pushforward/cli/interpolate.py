@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from pushforward.cli.editing import add_inversion, begin, chosen_split, data_of, named, parser, some_of, write_states
+from pushforward.cli.editing import add_inversion, add_space, begin, chosen_split, data_of, named, parser, some_of, write_states
 from pushforward.errors import UserError
 
 Path = Literal["auto", "straight", "spherical"]
@@ -28,24 +28,30 @@ def run(argv: Sequence[str]) -> None:
     built.add_argument("--end_condition", type=str | None, default=None, help="what --condition turns into on the way")
     built.add_argument("--data", type=str | None, default=None, help="other data of the same kind, instead of the run's own")
     add_inversion(built)
+    add_space(built)
     given, loaded = begin(built, "interpolate", argv)
     import torch
 
     from pushforward.data.batches import take
-    from pushforward.editing.codes import inversion_line
+    from pushforward.editing.codes import able, inversion_line, inverted
     from pushforward.editing.interpolation import averages, interpolate, interpolate_conditions, interpolate_samples
     from pushforward.editing.reconstruction import errors
-    from pushforward.models.contract import Encodes
 
     steps, path, condition, said = given["steps"], given["path"], given["condition"], ""
+    space = given["space"]
+    able(loaded, space)
     if given["end_condition"] is not None:
         if condition is None or given["average"] or given["items"] or given["data"]:
             raise UserError("--end-condition goes with --condition, between codes that the model draws; no data are looked at.")
+        if space != "z":
+            raise UserError(f"a code in {space} has its condition in it, which cannot move by itself; leave --space away.")
         values = interpolate_conditions(loaded, given["n"], condition, given["end_condition"], steps=steps, seed=given["seed"])
     elif given["sampled"]:
         if given["average"]:
             raise UserError("--average is of data; leave it or --sampled away.")
-        values = interpolate_samples(loaded, given["n"], steps=steps, path=path, condition=condition, seed=given["seed"])
+        values = interpolate_samples(
+            loaded, given["n"], steps=steps, path=path, condition=condition, seed=given["seed"], space=space
+        )
     else:
         data = data_of(loaded, given["data"])
         first, last = pairs(data, given)
@@ -58,11 +64,13 @@ def run(argv: Sequence[str]) -> None:
                 end, theirs = partners(data, given, first, own)
             elif loaded.spec.classes and not torch.equal(own, theirs):
                 print("not all pairs are of one class: codes are decoded under the class of the first.", file=sys.stderr)
-        descent = {} if isinstance(loaded.model, Encodes) else {"inversion_steps": given["inversion_steps"]}
-        values = interpolate(loaded, start, end, steps=steps, path=path, condition=condition, end_condition=theirs, **descent)
-        if descent:
+        values = interpolate(
+            loaded, start, end, steps=steps, path=path, condition=condition, end_condition=theirs,
+            inversion_steps=given["inversion_steps"], space=space,
+        )  # fmt: skip
+        if inverted(loaded, space):
             ends = errors(loaded, torch.cat([start, end]), torch.cat([values[:, 0], values[:, -1]]))
-            said = inversion_line(ends.squared, given["inversion_steps"])
+            said = inversion_line(ends.squared, given["inversion_steps"], space)
         if given["average"]:
             values = torch.stack([values, averages(start, end, steps, loaded.spec.columns).to(values.dtype)], 1).flatten(0, 1)
     known = loaded.data

@@ -8,31 +8,41 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pushforward.cli.editing import begin, data_of, parser, recipe, write
+from pushforward.cli.editing import add_inversion, begin, data_of, parser, recipe, write
+from pushforward.errors import UserError
 
 if TYPE_CHECKING:
     import pandas as pd
     from torch import Tensor
 
-By = Literal["auto", "likelihood", "reconstruction"]
+By = Literal["auto", "likelihood", "reconstruction", "residual"]
 Splits = Literal["auto", "held-out", "train", "all"]
-DESCRIPTION = """Finds outliers: scores held-out data (or all of --data) by the likelihood or by the reconstruction error, draws
-the strangest and the most ordinary, and writes all scores to a table, each with its split, its number there (--items of the
-other verbs) and its values. With --against the score also has to tell those data from the first: the AUROC is the probability
-that it does, 0.5 being chance."""
+MOST, INVERTED = 10_000, 1000  # data that are looked through; where codes are found by descent
+DESCRIPTION = """Finds outliers: scores held-out data (or all of --data) by the likelihood, by the reconstruction error or, of a
+GAN, by what it cannot make of them (the residual: AnoGAN), draws the strangest and the most ordinary, and writes all scores to
+a table, each with its split, its number there (--items of the other verbs) and its values. With --against the score also has
+to tell those data from the first: the AUROC is the probability that it does, 0.5 being chance."""
 
 
 def run(argv: Sequence[str]) -> None:
     built = parser("outliers", DESCRIPTION, Splits, "auto")
-    built.add_argument("--by", type=By, default="auto", help="auto: the reconstruction where codes are few")
+    built.add_argument("--by", type=By, default="auto", help="auto: the reconstruction where codes are few, a GAN's residual")
     built.add_argument("--data", type=str | None, default=None, help="data to look through (all splits), instead of the run's")
     built.add_argument("--against", type=str | None, default=None, help="data that should be found strange (all splits)")
-    built.add_argument("--most", type=int, default=10_000, help="data that are looked through, at most; beyond, by chance")
+    built.add_argument(
+        "--most",
+        type=int | None,
+        default=None,
+        help=f"data that are looked through, at most; beyond, by chance (default: {MOST}, or {INVERTED} by the residual)",
+    )
+    add_inversion(built)
     built.set_defaults({"n": 16})
     given, loaded = begin(built, "outliers", argv)
+    if given["most"] is not None and given["most"] < 1:
+        raise UserError(f"--most {given['most']} was given; it must be at least 1.")
     from pushforward.artefacts import write_table
     from pushforward.editing.codes import alike
-    from pushforward.editing.outliers import auroc, outlier_scores, rule, weakness
+    from pushforward.editing.outliers import auroc, outlier_scores, residuals, rule, weakness
     from pushforward.pictures.draw import draw_rows
     from pushforward.pictures.grids import captioned, joined
 
@@ -42,9 +52,14 @@ def run(argv: Sequence[str]) -> None:
     if weakness(loaded, by):
         print(weakness(loaded, by), file=sys.stderr)
     split = given["split"] if given["split"] != "auto" else "all" if given["data"] else "held-out"
-    found = gathered(data, split, given["most"], given["seed"])
+    most, steps, said = given["most"] or (INVERTED if by == "residual" else MOST), given["inversion_steps"], ""
+    found = gathered(data, split, most, given["seed"])
     asked = found.condition if alike(loaded.spec.condition, data.spec.condition) else None
-    scores = outlier_scores(loaded, found.codes, by=by, condition=asked)
+    if by == "residual":
+        left = residuals(loaded, found.codes, condition=asked, steps=steps)
+        scores, said = left.score, left.line()
+    else:
+        scores = outlier_scores(loaded, found.codes, by=by, condition=asked)
     order = scores.argsort(descending=True)
     n = min(given["n"], max(1, len(order) // 2))
     halves = [("strangest", order[:n]), ("most ordinary", order.flip(0)[:n])]
@@ -57,10 +72,12 @@ def run(argv: Sequence[str]) -> None:
     table = listed(loaded, data, found, scores, order)
     written = write_table(Path(path).with_suffix(".csv"), table, recipe(loaded, "outliers", given))
     print(f"{path}\n{written}: {found.words} by {by}, the strangest first")
+    if said:
+        print(said)
     if other is not None:
-        theirs = gathered(other, "all", given["most"], given["seed"])
-        strange = outlier_scores(loaded, theirs.codes, by=by)
-        ordinary = scores if asked is None else outlier_scores(loaded, found.codes, by=by)
+        theirs = gathered(other, "all", most, given["seed"])
+        strange = outlier_scores(loaded, theirs.codes, by=by, inversion_steps=steps)
+        ordinary = scores if asked is None else outlier_scores(loaded, found.codes, by=by, inversion_steps=steps)
         print(f"AUROC against '{other.spec.name}': {auroc(ordinary, strange):.3f} ({theirs.words})")
 
 

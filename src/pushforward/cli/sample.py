@@ -7,15 +7,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pushforward.cli.editing import VERBS, command
+from pushforward.cli.editing import VERBS, command, conditions_asked
 from pushforward.cli.parsing import Parser, peel, plain
+from pushforward.cli.sweep import Sweep, several, traded, write_sweep
 from pushforward.errors import UserError
 
 DESCRIPTION = """Draws samples from a run. Sample i is a function of (seed, i): the same whatever -n and --batch-size. The
 ending of --out says how to write them: .png a grid, .npz or .npy the values, .csv or .parquet a table, .txt text, a folder/
 one picture each. Every file carries its recipe; --again FILE makes it anew. A model's own sampling options (steps, guidance,
-temperature) come as options of their own: `pushforward sample RUN --help` lists them. --decode turns samples of a second stage
-(a run that learned codes:RUN) into data."""
+temperature) come as options of their own: `pushforward sample RUN --help` lists them. Several values of one with commas
+(--truncation 0.3,0.7,1) draw a row each, of the same random numbers, and say what they trade: precision against recall.
+--decode turns samples of a second stage (a run that learned codes:RUN) into data."""
 
 
 def run(argv: Sequence[str]) -> None:
@@ -45,7 +47,8 @@ def run(argv: Sequence[str]) -> None:
             from pushforward.training.runs import sampling_options
 
             options = [key for key in options if key in sampling_options(zoo.method(name).load())]
-    given = plain(built.understand(rest))
+    swept = several(built, rest, options)
+    given = plain(built.understand(swept.words[0] if swept else rest))
     if given["again"]:
         return again(Path(given["again"]), words[0] if words else None, given["out"], given["device"])
     if not words:
@@ -53,13 +56,18 @@ def run(argv: Sequence[str]) -> None:
     from pushforward.training.opening import load
 
     loaded = load(words[0], device=given["device"], best=given["best"])
-    condition = given["condition"]
-    if condition is not None:
-        captioned = loaded.spec.condition is not None and loaded.spec.condition.kind == "text"
-        several = [word.strip() for word in condition.split(";")] if captioned else condition.split(",")
-        condition = several * (given["n"] // len(several)) + several[: given["n"] % len(several)]
+    condition = conditions_asked(loaded.spec, given["condition"], given["n"])
     chosen = {key: given[key] for key in options if given[key] is not None}
     first = decoder_of(loaded) if given["decode"] else None
+    if swept:
+        values = [plain(built.understand(words))[swept.name] for words in swept.words]
+        del chosen[swept.name]
+        made = Sweep(swept.name, values, given["n"], given["seed"], condition, chosen, given["batch_size"])
+        path = given["out"] or default_path(loaded, given["seed"], first).with_suffix("")
+        print(write_sweep(loaded, given["out"] or f"{path}-{swept.name}.png", made, first))
+        for line in traded(loaded, made):
+            print(line)
+        return
     path = given["out"] or default_path(loaded, given["seed"], first)
     written = write_samples(loaded, path, given["n"], given["seed"], condition, chosen, given["batch_size"], first)
     print(written)
@@ -206,6 +214,10 @@ def again(path: Path, directory: str | None, out: str | None, device: str) -> No
     else:
         first = decoder_of(loaded) if recipe.get("decode") else None
         n, seed, condition = recipe["n"], recipe["seed"], recipe.get("condition")
+        if "sweep" in recipe:
+            ((name, values),) = recipe["sweep"].items()
+            print(write_sweep(loaded, target, Sweep(name, values, n, seed, condition, options), first))
+            return
         print(write_samples(loaded, out or target, n, seed, condition, options, first=first))
 
 

@@ -20,10 +20,10 @@ from torch import Tensor
 
 from pushforward.data.batches import Data, take
 from pushforward.data.spec import Condition
-from pushforward.editing.codes import able, alike, decoded, encoded
-from pushforward.editing.inversion import STEPS
+from pushforward.editing.codes import able, alike, decoded, encoded, inverted
+from pushforward.editing.inversion import STEPS, space_of
 from pushforward.errors import UserError, nearest
-from pushforward.models.contract import Decodes, Encodes, device_of
+from pushforward.models.contract import Decodes, device_of
 from pushforward.randomness import SampleRng
 
 if TYPE_CHECKING:
@@ -57,10 +57,11 @@ def number_of(given: Condition | None, name: str) -> int:
     return names.index(name)
 
 
-def told(run: Run, x: Num[Tensor, "n *shape"], condition: Tensor) -> bool:
+def told(run: Run, x: Num[Tensor, "n *shape"], condition: Tensor, space: str = "z") -> bool:
     """Whether the decoder is told the class or the attributes: the codes of these data under two conditions give two data.
 
-    An autoencoder and GLO, whose classes only say where codes are drawn, are not.
+    An autoencoder and GLO, whose classes only say where codes are drawn, are not; neither is one of a space whose codes have
+    the condition in them (w of a StyleGAN).
     """
     given = run.spec.condition
     if given is None or given.kind not in ("class", "attributes") or not isinstance(run.model, Decodes):
@@ -68,26 +69,28 @@ def told(run: Run, x: Num[Tensor, "n *shape"], condition: Tensor) -> bool:
     other = (condition + 1) % given.size if given.kind == "class" else 1 - condition
     device = device_of(run.model)
     with torch.no_grad():
-        if isinstance(run.model, Encodes):
-            z = encoded(run, x, condition).to(device)
+        if inverted(run, space):
+            z = space_of(run.model, space).draw(len(x), generator=SampleRng(0, device=device))
         else:
-            z = run.model.draw_codes(len(x), generator=SampleRng(0, device=device))
-        one, two = (run.model.decode(z, condition=asked.to(device)) for asked in (condition, other))
+            z = encoded(run, x, condition).to(device)
+        one, two = (space_of(run.model, space).decode(z, condition=asked.to(device)) for asked in (condition, other))
     return not torch.equal(one, two)
 
 
-def direction(run: Run, data: Data, name: str, rows: int | None = None, inversion_steps: int = STEPS) -> Float[Tensor, "*code"]:
-    """The mean code of data with the attribute minus that of data without.
+def direction(
+    run: Run, data: Data, name: str, rows: int | None = None, inversion_steps: int = STEPS, space: str = "z"
+) -> Float[Tensor, "*code"]:
+    """The mean code, of this space, of data with the attribute minus that of data without.
 
     data: the run's own or others of the same shape, with the attribute (or class) of this name among their conditions.
     rows: how many of them; None: 4000, or 500 of a model that does not encode, whose codes are found in `inversion_steps`.
     """
-    able(run)
-    x, condition = take(data.train, rows or (ENOUGH if isinstance(run.model, Encodes) else INVERTED))
+    able(run, space)
+    x, condition = take(data.train, rows or (INVERTED if inverted(run, space) else ENOUGH))
     if condition is None:
         raise UserError(f"the data '{data.spec.name}' come without labels or attributes; load them with --attributes.")
     having_it = having(condition, data.spec.condition, name)
-    z = encoded(run, x, condition if alike(data.spec.condition, run.spec.condition) else None, inversion_steps)
+    z = encoded(run, x, condition if alike(data.spec.condition, run.spec.condition) else None, inversion_steps, space)
     return arithmetic(z, [(1.0, having_it), (-1.0, ~having_it)])
 
 
@@ -132,11 +135,16 @@ def sampled_direction(
 
 
 def edit(
-    run: Run, x: Num[Tensor, "n *shape"], along: Float[Tensor, "*code"], strengths: list[float], condition: Tensor | None = None
+    run: Run,
+    x: Num[Tensor, "n *shape"],
+    along: Float[Tensor, "*code"],
+    strengths: list[float],
+    condition: Tensor | None = None,
+    space: str = "z",
 ) -> Num[Tensor, "n k *shape"]:
-    """Data (n, ...) moved along a direction of the codes by each of k strengths, as levels."""
-    able(run)
-    return moved(run, encoded(run, x, condition), along, strengths, condition)
+    """Data (n, ...) moved along a direction of the codes of a space by each of k strengths, as levels."""
+    able(run, space)
+    return moved(run, encoded(run, x, condition, space=space), along, strengths, condition, space)
 
 
 def moved(
@@ -145,10 +153,11 @@ def moved(
     along: Float[Tensor, "*code"],
     strengths: list[float],
     condition: Tensor | None = None,
+    space: str = "z",
 ) -> Num[Tensor, "n k *shape"]:
     """As `edit`, of codes."""
     steps = torch.tensor(strengths).view(1, -1, *[1] * along.dim())
-    return decoded(run, z[:, None] + steps * along, condition)
+    return decoded(run, z[:, None] + steps * along, condition, space)
 
 
 def switch(

@@ -13,10 +13,11 @@ from jaxtyping import Float, Num
 from torch import Tensor
 
 from pushforward.data.batches import Data
+from pushforward.data.conditions import parse_condition, to_model
 from pushforward.data.spec import Condition
-from pushforward.editing.inversion import STARTS, STEPS, invert
+from pushforward.editing.inversion import STARTS, STEPS, invert, space_of
 from pushforward.errors import UserError
-from pushforward.models.contract import Decodes, Encodes
+from pushforward.models.contract import Decodes, Encodes, device_of
 
 if TYPE_CHECKING:
     from pushforward.training.runs import Run
@@ -24,11 +25,17 @@ if TYPE_CHECKING:
 BLOCK = 256  # data encoded or decoded at a time
 
 
-def able(run: Run) -> None:
-    """Raises UserError for a run whose model cannot decode. One that cannot encode is inverted."""
+def able(run: Run, space: str = "z") -> None:
+    """Raises UserError for a run whose model cannot decode, or has no such codes. One that cannot encode is inverted."""
     if not isinstance(run.model, Decodes):
         name = run.record["model"]["name"]
         raise UserError(f"'{name}' has no decoder, so its codes cannot be edited; `pushforward models` lists who decodes.")
+    space_of(run.model, space)
+
+
+def inverted(run: Run, space: str = "z") -> bool:
+    """Whether codes of data are found by inversion: where the model does not encode, and in any space but z."""
+    return space != "z" or not isinstance(run.model, Encodes)
 
 
 def alike(one: Condition | None, other: Condition | None) -> bool:
@@ -41,33 +48,35 @@ def alike(one: Condition | None, other: Condition | None) -> bool:
 @dataclass
 class Found:
     """z (n, ...): the codes of data. error (n,): where they were found by inversion (of the GAN, say, that does not encode),
-    the mean squared error of what they decode to, in the model's units; steps: after so many. None where they were encoded."""
+    the mean squared error of what they decode to, in the model's units; steps: after so many. None where they were encoded.
+    space: what they are codes of."""
 
     z: Num[Tensor, "n *code"]
     error: Float[Tensor, " n"] | None = None
     steps: int | None = None
+    space: str = "z"
 
     def line(self) -> str:
         """How they were found, in words; nothing where they were encoded."""
-        return "" if self.error is None or self.steps is None else inversion_line(self.error, self.steps)
+        return "" if self.error is None or self.steps is None else inversion_line(self.error, self.steps, self.space)
 
 
-def inversion_line(error: Float[Tensor, " n"], steps: int) -> str:
+def inversion_line(error: Float[Tensor, " n"], steps: int, space: str = "z") -> str:
     """That codes were found by inversion, and how well they fit."""
     return (
-        f"no encoder: codes found by inversion ({steps} steps from {STARTS} starts), mean squared error "
-        f"{error.mean().item():.4g} (model units, {len(error)} data, the worst {error.max().item():.4g})"
+        f"no encoder: codes{'' if space == 'z' else f' in {space}'} found by inversion ({steps} steps from {STARTS} starts), "
+        f"mean squared error {error.mean().item():.4g} (model units, {len(error)} data, the worst {error.max().item():.4g})"
     )
 
 
-def found(run: Run, x: Num[Tensor, "n *shape"], condition: Tensor | None = None, steps: int = STEPS) -> Found:
-    """The codes z of data: of a model that encodes as it says, of others by inversion (editing/inversion.py) in `steps`.
+def found(run: Run, x: Num[Tensor, "n *shape"], condition: Tensor | None = None, steps: int = STEPS, space: str = "z") -> Found:
+    """The codes of data: z of a model that encodes as it says, others by inversion (editing/inversion.py) in `steps`.
 
     Raises UserError where codes are token numbers, between which nothing lies.
     """
-    if not isinstance(run.model, Encodes):
-        inverted = invert(run, x, condition=condition, steps=steps)
-        return Found(inverted.codes, inverted.error, steps)
+    if inverted(run, space):
+        nearest = invert(run, x, condition=condition, steps=steps, space=space)
+        return Found(nearest.codes, nearest.error, steps, space)
     parts = [
         run.encode(x[rows], condition=None if condition is None else condition[rows])
         for start in range(0, len(x), BLOCK)
@@ -83,14 +92,14 @@ def found(run: Run, x: Num[Tensor, "n *shape"], condition: Tensor | None = None,
 
 
 def encoded(
-    run: Run, x: Num[Tensor, "n *shape"], condition: Tensor | None = None, steps: int = STEPS
+    run: Run, x: Num[Tensor, "n *shape"], condition: Tensor | None = None, steps: int = STEPS, space: str = "z"
 ) -> Num[Tensor, "n *code"]:
     """The codes that `found` has."""
-    return found(run, x, condition, steps).z
+    return found(run, x, condition, steps, space).z
 
 
-def decoded(run: Run, z: Num[Tensor, "n k *code"], condition: Any = None) -> Num[Tensor, "n k *shape"]:
-    """The data of k codes for each of n items. condition: a tensor with one for each item or one for all, or
+def decoded(run: Run, z: Num[Tensor, "n k *code"], condition: Any = None, space: str = "z") -> Num[Tensor, "n k *shape"]:
+    """The data of k codes, of this space, for each of n items. condition: a tensor with one for each item or one for all, or
     whatever `run.decode` takes for all of them."""
     n, k = z.shape[:2]
     if isinstance(condition, Tensor):
@@ -100,8 +109,17 @@ def decoded(run: Run, z: Num[Tensor, "n k *code"], condition: Any = None) -> Num
     for start in range(0, len(flat), BLOCK):
         rows = slice(start, start + BLOCK)
         asked = condition[rows] if isinstance(condition, Tensor) else condition
-        parts.append(run.units.parse(run.decode(flat[rows], condition=asked)))
+        parts.append(_levels(run, flat[rows], asked, space))
     return torch.cat(parts).unflatten(0, (n, k))
+
+
+def _levels(run: Run, z: Num[Tensor, "n *code"], condition: Any, space: str) -> Num[Tensor, "n *shape"]:
+    if space == "z":
+        return run.units.parse(run.decode(z, condition=condition))
+    device, asked = device_of(run.model), parse_condition(run.spec, condition, len(z))
+    given = None if asked is None else to_model(run.spec.condition, asked.to(device))
+    with torch.no_grad():
+        return run.units.to_codes(space_of(run.model, space).decode(z.to(device), condition=given)).cpu()
 
 
 def code_spread(run: Run, data: Data | None, rows: int = 2000) -> tuple[Tensor, Tensor]:

@@ -23,7 +23,7 @@ from torch import Tensor
 from pushforward.data.conditions import parse_condition, to_model
 from pushforward.data.spec import Column
 from pushforward.editing.codes import BLOCK, able, decoded, encoded
-from pushforward.editing.inversion import STEPS
+from pushforward.editing.inversion import STEPS, space_of
 from pushforward.errors import UserError
 from pushforward.models.contract import Decodes, device_of
 from pushforward.nets.conditioning import Between
@@ -62,17 +62,19 @@ def spherical(a: Float[Tensor, "n *code"], b: Float[Tensor, "n *code"], t: Float
     return points.unflatten(2, a.shape[1:]).to(a.dtype)
 
 
-def between(run: Run, a: Tensor, b: Tensor, steps: int, path: Path, condition: Any = None) -> Num[Tensor, "n steps *shape"]:
-    """The data on the way between codes a and b (n, ...), both ends included. auto: the arc where codes are drawn from a
-    normal distribution of more than two dimensions, else the line."""
+def between(
+    run: Run, a: Tensor, b: Tensor, steps: int, path: Path, condition: Any = None, space: str = "z"
+) -> Num[Tensor, "n steps *shape"]:
+    """The data on the way between codes a and b (n, ...) of a space, both ends included. auto: the arc where codes are drawn
+    from a normal distribution of more than two dimensions, else the line."""
     if steps < 2:
         raise UserError(f"steps = {steps} was given; an interpolation has at least 2, its ends.")
     if path not in ("auto", "straight", "spherical"):
         raise UserError(f"path = '{path}' was given; it is auto, straight or spherical.")
     if path == "auto":
-        path = "spherical" if _on_a_sphere(run, a) else "straight"
+        path = "spherical" if _on_a_sphere(run, a, space) else "straight"
     t = torch.linspace(0, 1, steps)
-    return decoded(run, (spherical if path == "spherical" else straight)(a, b, t), condition)
+    return decoded(run, (spherical if path == "spherical" else straight)(a, b, t), condition, space)
 
 
 def interpolate(
@@ -85,29 +87,30 @@ def interpolate(
     condition: Any = None,
     end_condition: Any = None,
     inversion_steps: int = STEPS,
+    space: str = "z",
 ) -> Num[Tensor, "n steps *shape"]:
     """What lies between data `start` and `end` (n, ...), in the model's codes, as levels; the ends are reconstructions.
 
     condition: of `start` and of all that is decoded (one for all, or one each); None: without one. end_condition: of `end`
-    where it is another. inversion_steps: by which codes are found where the model does not encode. Raises UserError for a
-    model that does not decode.
+    where it is another. inversion_steps: by which codes are found where the model does not encode. space: of the codes; "w"
+    and "w+" of a StyleGAN. Raises UserError for a model that does not decode, and for a space that it does not have.
     """
-    able(run)
+    able(run, space)
     asked = parse_condition(run.spec, condition, len(start))
     theirs = asked if end_condition is None else parse_condition(run.spec, end_condition, len(end))
-    a = encoded(run, run.units.parse(start), asked, inversion_steps)
-    b = encoded(run, run.units.parse(end), theirs, inversion_steps)
-    return between(run, a, b, steps, path, asked)
+    a = encoded(run, run.units.parse(start), asked, inversion_steps, space)
+    b = encoded(run, run.units.parse(end), theirs, inversion_steps, space)
+    return between(run, a, b, steps, path, asked, space)
 
 
 def interpolate_samples(
-    run: Run, n: int, *, steps: int = 9, path: Path = "auto", condition: Any = None, seed: int = 0
+    run: Run, n: int, *, steps: int = 9, path: Path = "auto", condition: Any = None, seed: int = 0, space: str = "z"
 ) -> Num[Tensor, "n steps *shape"]:
     """The same between codes that the model draws: all that is needed is a decoder."""
-    able(run)
+    able(run, space)
     asked = parse_condition(run.spec, condition, n)
-    a, b = (drawn_codes(run, n, 2 * seed + end, asked) for end in (0, 1))
-    return between(run, a, b, steps, path, asked)
+    a, b = (drawn_codes(run, n, 2 * seed + end, asked, space) for end in (0, 1))
+    return between(run, a, b, steps, path, asked, space)
 
 
 def interpolate_conditions(
@@ -159,17 +162,16 @@ def averages(
     return mixed if start.is_floating_point() else mixed.round().to(start.dtype)
 
 
-def drawn_codes(run: Run, n: int, seed: int, condition: Tensor | None = None) -> Num[Tensor, "n *code"]:
+def drawn_codes(run: Run, n: int, seed: int, condition: Tensor | None = None, space: str = "z") -> Num[Tensor, "n *code"]:
     """Codes that the model draws, of these conditions (codes of the data, as `parse_condition` gives them)."""
-    assert isinstance(run.model, Decodes)
     given = None if condition is None else to_model(run.spec.condition, condition.to(device_of(run.model)))
     with torch.no_grad():
-        return run.model.draw_codes(n, condition=given, generator=SampleRng(seed)).cpu()
+        return space_of(run.model, space).draw(n, condition=given, generator=SampleRng(seed)).cpu()
 
 
-def _on_a_sphere(run: Run, z: Tensor) -> bool:
+def _on_a_sphere(run: Run, z: Tensor, space: str) -> bool:
     """Whether the model's own codes look standard normal: then in many dimensions they lie near a sphere around 0."""
     if z[0].numel() <= 2:
         return False
-    drawn = drawn_codes(run, 256, 0).flatten(1).double()
+    drawn = drawn_codes(run, 256, 0, space=space).flatten(1).double()
     return bool(drawn.mean(0).abs().mean() < 0.1) and bool((drawn.std(0) - 1).abs().mean() < 0.1)

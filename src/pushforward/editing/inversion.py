@@ -17,6 +17,8 @@ codes); Bora et al. 2017, arXiv:1703.03208; Abdal et al. 2019, arXiv:1904.03189 
 from __future__ import annotations
 
 import math
+import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -27,7 +29,7 @@ from torch import Tensor, nn
 
 from pushforward.data import conditions
 from pushforward.data.conditions import parse_condition
-from pushforward.errors import UserError, nearest
+from pushforward.errors import UserError
 from pushforward.models.contract import Decodes, Space, Spaces, device_of
 from pushforward.models.truncation import distinct
 from pushforward.nets.choice import chosen_network
@@ -45,6 +47,7 @@ RATE = 0.2  # of Adam, in standard deviations of the codes
 PRIOR = 0.1
 TYPICAL = 1024  # draws that say what is typical
 BLOCK = 256  # codes that descend side by side
+SILENCE = 10.0  # seconds between two lines of a log
 
 Features = Callable[[Tensor], Tensor]
 
@@ -65,7 +68,8 @@ def space_of(model: object, name: str = "z") -> Space:
         raise UserError(f"{type(model).__name__} has no decoder to invert; `pushforward models` lists who decodes.")
     found = {"z": Space(model.draw_codes, model.decode)} | (model.spaces() if isinstance(model, Spaces) else {})
     if name not in found:
-        raise UserError(f"space = '{name}' was given; {nearest(name, found)}")
+        more = "" if len(found) > 1 else " alone (a StyleGAN has w and w+ as well)"
+        raise UserError(f"there is no space of codes '{name}' in {type(model).__name__}; it has {', '.join(found)}{more}.")
     return found[name]
 
 
@@ -100,9 +104,26 @@ def invert(
             seed=seed,
             encoder=encoder,
             features=features,
-            say=say,
+            say=aloud(say),
         )
     return Inverted(found.codes.cpu(), run.units.to_codes(found.x).cpu(), found.error.cpu())
+
+
+def aloud(say: Callable[[str, float], None]) -> Callable[[str, float], None]:
+    """Says in a log, too, how far it is: every ten seconds, as training does (on a terminal the line itself moves)."""
+    spoke, last = time.monotonic() + PATIENCE, ""
+
+    def told(what: str, fraction: float) -> None:
+        nonlocal spoke, last
+        if not sys.stderr.isatty():
+            if not last.startswith(what):
+                last = what
+            elif time.monotonic() - spoke > SILENCE:
+                spoke, last = time.monotonic(), f"{what}, {fraction:.0%}"
+            what = last
+        say(what, fraction)
+
+    return told
 
 
 @torch.inference_mode(False)
@@ -273,7 +294,8 @@ def fit_encoder(
         )
     encoder = Encoder(network, mean, scale, space).to(device)
     optimizer = torch.optim.Adam(encoder.parameters(), lr=learning_rate)
-    with Stages(shown, doing="fitting an encoder", patience=PATIENCE) as say:
+    with Stages(shown, doing="fitting an encoder", patience=PATIENCE) as stages:
+        say = aloud(stages)
         for step in range(steps):
             say("learning codes from what they decode to", step / steps)
             rng = SampleRng(mix(seed, 0xE4C0DE), first=step * batch_size, device=device)

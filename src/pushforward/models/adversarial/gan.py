@@ -18,6 +18,7 @@ The choices are independent of each other, each a small file of its own:
     pieces.py                  what both sides want beside the objective: classes, codes, features, histories
     views.py                   how data and fakes are shown to the critic: augmented, noisy, diffused
     latent.py                  what z is made of: noise, InfoGAN's codes, which of several generators
+    contents.py                pairs of one content, from which z learns what a datum is of and how it is seen
 
 With a condition c the game is played on pairs (x, c): the fakes of an update are made for the conditions of the real batch
 (Mirza and Osindero 2014). The critic sees real data and fakes in separate batches, as in DCGAN.
@@ -42,6 +43,7 @@ from torch import Tensor, nn
 from pushforward.data.batches import Batch
 from pushforward.data.spec import Condition, DataSpec
 from pushforward.errors import UserError
+from pushforward.models.adversarial.contents import PAIR, check_content, on_pairs, pairs_of
 from pushforward.models.adversarial.critics import (
     CONDITIONS,
     EMBEDDING,
@@ -114,7 +116,8 @@ class GAN(nn.Module):
             adaptive-augmentation, diffusion, pulling-away.
         conditioning: how a condition reaches the critic: "concatenation" to what it sees, "projection" onto its features,
             "classifier" (it says the class of real data and fakes, and both sides want that right), "semi-supervised" (it
-            has a class more, "fake"; the generator knows of no class), "none" (nobody looks at the condition).
+            has a class more, "fake"; the generator knows of no class), "none" (nobody looks at the condition). None:
+            "concatenation", but with a content "none".
         class_weight: of the classifier's cross-entropy.
         labelled: share of the data whose label a classifier or a semi-supervised critic is shown, the same ones always.
         mismatched: whether data beside another datum's condition are shown as fakes, too, as many as of the others.
@@ -122,6 +125,8 @@ class GAN(nn.Module):
         categorical: values of each categorical code in z, such as [10] (InfoGAN).
         continuous: codes in z that are uniform on [-1, 1].
         information: weight of the codes' -log Q, which the critic and the generator both lower.
+        content: how many numbers of z, the first ones, say what a datum is of, the others how it is seen: the critic judges
+            pairs of one content, which data of one class are (contents.py). 0: none do, and it judges each datum by itself.
         generators: how many; of several each has its own share of z, and the critic says by `information` whose a fake is.
         learning_rate: of the generator; None: 5e-4 for images, else 1e-3.
         critic_learning_rate: of the critic; None: the generator's.
@@ -148,7 +153,7 @@ class GAN(nn.Module):
         regulariser: str | list[str] | dict[str, float | dict[str, float]] | None = None,
         critic_norm: Literal["auto", "batch", "layer", "none"] = "auto",
         stabilisers: str | list[str] | dict[str, float] | None = None,
-        conditioning: Conditioning = "concatenation",
+        conditioning: Conditioning | None = None,
         class_weight: float = 1.0,
         labelled: float = 1.0,
         mismatched: bool = False,
@@ -156,6 +161,7 @@ class GAN(nn.Module):
         categorical: tuple[int, ...] = (),
         continuous: int = 0,
         information: float = 1.0,
+        content: int = 0,
         generators: int = 1,
         learning_rate: float | None = None,
         critic_learning_rate: float | None = None,
@@ -174,6 +180,8 @@ class GAN(nn.Module):
             learning_rate = 5e-4 if image else 1e-3
         if min(generators, critic_steps) < 1:
             raise UserError(f"generators = {generators} and critic_steps = {critic_steps} were given; both are at least 1.")
+        if conditioning is None:
+            conditioning = "none" if content else "concatenation"
         self.spec, self.critic_steps, self.conditioning = spec, critic_steps, conditioning
         self.optimizer, self.betas, self.schedule = optimizer, betas, schedule
         self.learning_rate = learning_rate
@@ -202,9 +210,11 @@ class GAN(nn.Module):
         check_slope(self.regulariser, objective, self.objective.lipschitz, "own" if own_critic else network, said)
         norm = chosen_norm(critic_norm, network, self.regulariser.alone, self.regulariser.spectral)
         several = (generators,) if generators > 1 else ()
-        self.latent = Latent(latent_dim, (*several, *categorical), continuous)
+        self.latent = Latent(latent_dim, (*several, *categorical), continuous, content)
         self.latent_dim = self.latent.width
         check_conditioning(conditioning, spec, "packing" in self.stabilisers)
+        if content:
+            check_content(spec, conditioning, self.stabilisers, generators, bool(categorical) or continuous > 0)
 
         # Networks
         condition = spec.condition
@@ -214,7 +224,7 @@ class GAN(nn.Module):
         self.generator_embedding = ConditionEmbedding(known, EMBEDDING, kinds, vocabulary)
         self.view = View(self.stabilisers, self.objective.boundary)
         told = Told(condition, conditioning, timed=self.view.diffusion is not None, vocabulary=vocabulary)
-        packs = int(self.stabilisers.get("packing", 1))
+        packs = PAIR if content else int(self.stabilisers.get("packing", 1))
         asked = Asked(
             spec, self.latent_dim - sum(several), width, self.generator_embedding.width, packs * told.width, packs, norm,
             absolute=objective == "equilibrium",
@@ -329,9 +339,10 @@ class GAN(nn.Module):
         )
         return [critic, *lazy, generator]
 
+    @on_pairs
     def critic_loss(self, batch: Batch, rng: Rng) -> Loss:
         """The critic against fakes that it cannot change, made for the conditions of the batch."""
-        z = self.latent.draw(len(batch), rng)
+        z = self.latent.draw_pairs(len(batch), rng)
         with torch.no_grad():
             fake = self._generate(z, batch.condition, rng)
         t = self.view.times(len(batch), rng)
@@ -361,18 +372,20 @@ class GAN(nn.Module):
             terms["slope"] = slope(logit, x)[0]
         return Loss(total, terms, keep)
 
+    @on_pairs
     def penalty_loss(self, penalty: Penalty, batch: Batch, rng: Rng) -> Loss:
         """One penalty by itself, as heavy as it would be over the steps on which it is not taken."""
         with torch.no_grad():
-            fake = self._generate(self.latent.draw(len(batch), rng), batch.condition, rng)
+            fake = self._generate(self.latent.draw_pairs(len(batch), rng), batch.condition, rng)
         t = self.view.times(len(batch), rng)
         x, fake = (self.view(data, t, batch.progress, rng) for data in (batch.x, fake))
         value = penalty.function(partial(self._logit, condition=batch.condition, t=t), x, fake, rng)
         return Loss(penalty.weight * penalty.every * value, {penalty.name: value.detach()})
 
+    @on_pairs
     def generator_loss(self, batch: Batch, rng: Rng) -> Loss:
         """The generator against the critic as it stands, with fakes for the conditions of the batch (or between two)."""
-        z, condition = self.latent.draw(len(batch), rng), self._wanted(batch, rng)
+        z, condition = self.latent.draw_pairs(len(batch), rng), self._wanted(batch, rng)
         t = self.view.times(len(batch), rng)
         fake = self.view(self._generate(z, condition, rng), t, batch.progress, rng)
         false = self.critic(fake, condition, t)
@@ -491,8 +504,28 @@ class GAN(nn.Module):
         with evaluating(self):
             return self._generate(z, condition)
 
+    def views(
+        self,
+        contents: int | Float[Tensor, "rows d"],
+        views: int | Float[Tensor, "columns d"],
+        *,
+        generator: Generator = None,
+    ) -> Float[Tensor, "rows columns *shape"]:
+        """Each content in each view: data of a row are of one content, those of a column are seen alike. How many of each, or
+        codes z to take them from. Row i and column j are the same however many there are."""
+        if not self.latent.content:
+            raise UserError("this model's z tells no content from a view; train one with content=16, say.")
+        rng = as_rng(generator, device_of(self))
+        rows, columns = (self.latent.draw(of, rng) if isinstance(of, int) else of for of in (contents, views))
+        each = self.latent.joined(rows.repeat_interleave(len(columns), 0), columns.repeat(len(rows), 1))
+        with torch.no_grad():
+            return self.decode(each).unflatten(0, (len(rows), len(columns)))
+
     def judge(self, x: Float[Tensor, "b *shape"], *, condition: Tensor | None = None) -> Float[Tensor, " b2"]:
-        """The critic's logits of data as they are; where it judges packs, one for each pack of neighbours."""
+        """The critic's logits of data as they are; where it judges packs, one for each pack of neighbours, and with a content
+        one for each of pairs of a class, if the classes are given."""
+        if self.latent.content and condition is not None:
+            x = x[pairs_of(condition, SampleRng(0, device=x.device))[0].flatten()]
         with evaluating(self):
             return self.critic(x, condition, self._no_noise(x)).logit
 

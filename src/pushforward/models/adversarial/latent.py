@@ -8,6 +8,8 @@ InfoGAN asks the critic's features for the codes: Q(c, u | x) is a softmax for e
 
 is added to both sides' losses. So a code is something that can be seen in x: a digit's class, its slant.
 
+The first numbers of n may be a content, which fakes that are judged together share (contents.py).
+
 Chen, Duan, Houthooft, Schulman, Sutskever and Abbeel 2016 (InfoGAN), arXiv:1606.03657.
 """
 
@@ -27,11 +29,13 @@ from pushforward.randomness import Rng
 
 @dataclass(frozen=True)
 class Latent:
-    """The law of z (B, width). noise: numbers of n; categorical: values of each c_k; continuous: numbers of u."""
+    """The law of z (B, width). noise: numbers of n; categorical: values of each c_k; continuous: numbers of u; content: how
+    many of n, the first ones, say what a datum is of, the others how it is seen (0: there is no such difference)."""
 
     noise: int
     categorical: tuple[int, ...] = ()
     continuous: int = 0
+    content: int = 0
 
     def __post_init__(self) -> None:
         if self.noise < 1:
@@ -40,6 +44,11 @@ class Latent:
             raise UserError(
                 f"categorical = {list(self.categorical)} and continuous = {self.continuous} were given; a categorical code has "
                 "at least 2 values, and continuous is how many codes there are in [-1, 1]."
+            )
+        if self.content < 0 or (self.content and self.content >= self.noise):
+            raise UserError(
+                f"content = {self.content} and latent_dim = {self.noise} were given; content is how many of these numbers say "
+                "what a datum is of, and at least 1 is left for how it is seen."
             )
 
     @property
@@ -64,6 +73,17 @@ class Latent:
         if self.continuous:
             parts.append(2 * rng.rand(n, self.continuous) - 1)
         return torch.cat(parts, 1)
+
+    def draw_pairs(self, n: int, rng: Rng) -> Float[Tensor, "n width"]:
+        """z of fakes to be judged: where there is a content, rows 2 i and 2 i + 1 have the same one."""
+        z = self.draw(n, rng)
+        if self.content:
+            z[1::2, : self.content] = z[: n // 2 * 2 : 2, : self.content]
+        return z
+
+    def joined(self, content: Float[Tensor, "b width"], view: Float[Tensor, "b width"]) -> Float[Tensor, "b width"]:
+        """z with the content of one and the view of the other."""
+        return torch.cat([content[:, : self.content], view[:, self.content :]], 1)
 
     def truncated(self, z: Float[Tensor, "b width"], psi: float) -> Float[Tensor, "b width"]:
         """The noise scaled by psi, the codes as they are."""
