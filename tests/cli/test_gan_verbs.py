@@ -88,6 +88,35 @@ def test_sampled_codes_of_a_space_lie_on_a_line(monkeypatch):
     assert torch.equal(seen[0][:, 1], middle)
 
 
+def test_contents_in_views(capsys):
+    assert (
+        main(
+            [
+                "train",
+                "gmv",
+                "--data",
+                "digits",
+                "--out",
+                "runs/gmv",
+                "--model.network",
+                "mlp",
+                *SMALL,
+                "--model.content",
+                "2",
+                *QUICK,
+            ]
+        )
+        == 0
+    )
+    assert main(["mix", "runs/gmv", "--n", "3", "--columns", "4"]) == 0, capsys.readouterr().err
+    run = pf.load("runs/gmv")
+    grid = mixing.viewed(run, 3, 4, seed=0)
+    torch.testing.assert_close(grid, run.units.to_codes(run.model.views(3, 4, generator=0).flatten(0, 1)).view(grid.shape))
+    assert np.asarray(Image.open("runs/gmv/mix.png")).std() > 5
+    assert main(["mix", "runs/gmv", "--layers", "coarse"]) == 2
+    assert "contents and views" in capsys.readouterr().err
+
+
 def test_a_grid_of_mixed_styles(monkeypatch, capsys):
     """Its first row and column are the images themselves, of the classes that were asked for; the seed says the rest."""
     drawn = []
@@ -209,7 +238,7 @@ WRONG = [
         "a code in w has its condition in it",
     ),
     (["mix"], "which run"),
-    (["mix", "runs/gan"], "'gan' cannot mix: its layers have no styles of their own. stylegan and stylegan2 can"),
+    (["mix", "runs/gan"], "'gan' cannot mix: its layers have no styles of their own. stylegan and stylegan2 can, and gmv"),
     (["mix", "runs/style", "--layers", "0"], "expected a number from 1 to 5 (of 6 layers"),
     (["mix", "runs/style", "--layers", "3,deep"], "layers deep were given"),
     (["mix", "runs/style", "--columns", "0"], "--columns 0 was given"),

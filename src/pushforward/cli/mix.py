@@ -1,4 +1,4 @@
-"""`pushforward mix RUN`: coarse styles of some images, fine styles of others."""
+"""`pushforward mix RUN`: coarse styles of some images, fine styles of others; or contents of some in the views of others."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from pushforward.errors import UserError
 DESCRIPTION = """Mixes styles: each image of the grid has the coarse styles of its row's image and the fine ones of its
 column's, both drawn. --layers says where the change happens: 3, that the layers after the third are the column's; coarse,
 middle or fine, that this third of them is; several with commas (coarse,middle,fine) are a grid each. It needs a generator
-whose layers have styles of their own: stylegan, stylegan2."""
+whose layers have styles of their own: stylegan, stylegan2. Of a model of contents and views (gmv) each row is a content and
+each column a view."""
 
 
 def run(argv: Sequence[str]) -> None:
@@ -25,12 +26,19 @@ def run(argv: Sequence[str]) -> None:
     from pushforward.data.conditions import parse_condition
     from pushforward.editing.codes import decoded
     from pushforward.editing.interpolation import drawn_codes
-    from pushforward.editing.mixing import STYLES, layers, mixed, part
+    from pushforward.editing.mixing import STYLES, layers, mixed, part, viewed
     from pushforward.pictures.grids import captioned, joined, tile_rows, tile_scale
 
     n, columns = given["n"], given["columns"]
     if columns < 1:
         raise UserError(f"--columns {columns} was given; it must be at least 1.")
+    grid = viewed(loaded, n, columns, given["seed"])
+    if grid is not None:
+        if given["layers"] or given["condition"] or given["column_condition"]:
+            raise UserError("this model mixes contents and views, drawn; leave --layers and conditions away.")
+        picture = tile_rows([list(row.numpy()) for row in grid], loaded.spec, scale=tile_scale(loaded.spec, columns))
+        print(write(loaded, "mix", given, captioned(picture, "a content a row, a view a column")))
+        return
     count = layers(loaded)
     asked = given["layers"] or str(count // 2)
     parts = [part(word.strip(), count) for word in asked.split(",")]

@@ -6,7 +6,10 @@ With w_l(a) the style that layer l = 1 .. L sees in image a (a code of the space
 
 Coarse layers say what an image is of, fine ones how it looks, as far as the generator divides them.
 
-Karras, Laine and Aila 2019, arXiv:1812.04948 (Figure 3: S the coarse, the middle or the fine layers).
+A model whose codes are a content and a view mixes these: x_ij has the content of the row and the view of the column.
+
+Karras, Laine and Aila 2019, arXiv:1812.04948 (Figure 3: S the coarse, the middle or the fine layers); Chen, Denoyer and
+Artieres 2018, arXiv:1711.00305.
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ from torch import Tensor
 from pushforward.editing.codes import able, decoded
 from pushforward.editing.inversion import space_of
 from pushforward.errors import UserError
-from pushforward.models.contract import Spaces
+from pushforward.models.contract import Spaces, Views
 
 if TYPE_CHECKING:
     from pushforward.training.runs import Run
@@ -28,13 +31,21 @@ STYLES = "w+"  # the space of codes with a style for each layer
 PARTS = ("coarse", "middle", "fine")
 
 
+def viewed(run: Run, contents: int, views: int, seed: int) -> Num[Tensor, "contents views *shape"] | None:
+    """Data (levels): each content, drawn, in each view; None of a model whose codes have no such parts."""
+    if not isinstance(run.model, Views) or not run.model.content:
+        return None
+    x = run.model.views(contents, views, generator=seed)
+    return run.units.to_codes(x.flatten(0, 1)).cpu().unflatten(0, (contents, views))
+
+
 def layers(run: Run) -> int:
     """L, how many styles an image has. Raises UserError for a model whose layers have no styles of their own."""
     able(run)
     if not isinstance(run.model, Spaces) or STYLES not in run.model.spaces():
         raise UserError(
-            f"'{run.record['model']['name']}' cannot mix: its layers have no styles of their own. stylegan and stylegan2 can; "
-            "`pushforward interpolate` shows what lies between two codes of others."
+            f"'{run.record['model']['name']}' cannot mix: its layers have no styles of their own. stylegan and stylegan2 can, and "
+            "gmv; `pushforward interpolate` shows what lies between two codes of others."
         )
     return space_of(run.model, STYLES).draw(1, generator=0).shape[1]
 

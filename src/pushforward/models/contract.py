@@ -86,6 +86,16 @@ class Spaces(Protocol):
 
 
 @runtime_checkable
+class Views(Protocol):
+    """Has codes of two parts, `content` numbers that say what a datum is of and others that say how it is seen (0: it has no
+    such parts). No capability: what mixes asks for it. views: rows share a content, columns a view."""
+
+    content: int
+
+    def views(self, contents: int | Tensor, views: int | Tensor, *, generator: Generator = None) -> Tensor: ...
+
+
+@runtime_checkable
 class Judges(Protocol):
     """Knows how real data look, higher for what the model takes for real (logits; one for several data in packs). No
     capability: training watches by it whether a critic knows its data by heart."""

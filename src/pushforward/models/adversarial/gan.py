@@ -211,7 +211,7 @@ class GAN(nn.Module):
         norm = chosen_norm(critic_norm, network, self.regulariser.alone, self.regulariser.spectral)
         several = (generators,) if generators > 1 else ()
         self.latent = Latent(latent_dim, (*several, *categorical), continuous, content)
-        self.latent_dim = self.latent.width
+        self.latent_dim, self.content = self.latent.width, content
         check_conditioning(conditioning, spec, "packing" in self.stabilisers)
         if content:
             check_content(spec, conditioning, self.stabilisers, generators, bool(categorical) or continuous > 0)
@@ -513,8 +513,11 @@ class GAN(nn.Module):
     ) -> Float[Tensor, "rows columns *shape"]:
         """Each content in each view: data of a row are of one content, those of a column are seen alike. How many of each, or
         codes z to take them from. Row i and column j are the same however many there are."""
-        if not self.latent.content:
+        if not self.content:
             raise UserError("this model's z tells no content from a view; train one with content=16, say.")
+        counts = [of for of in (contents, views) if isinstance(of, int)]
+        if any(count < 1 for count in counts):
+            raise UserError(f"{contents} contents in {views} views were asked for; there is at least 1 of each.")
         rng = as_rng(generator, device_of(self))
         rows, columns = (self.latent.draw(of, rng) if isinstance(of, int) else of for of in (contents, views))
         each = self.latent.joined(rows.repeat_interleave(len(columns), 0), columns.repeat(len(rows), 1))
@@ -524,7 +527,7 @@ class GAN(nn.Module):
     def judge(self, x: Float[Tensor, "b *shape"], *, condition: Tensor | None = None) -> Float[Tensor, " b2"]:
         """The critic's logits of data as they are; where it judges packs, one for each pack of neighbours, and with a content
         one for each of pairs of a class, if the classes are given."""
-        if self.latent.content and condition is not None:
+        if self.content and condition is not None:
             x = x[pairs_of(condition, SampleRng(0, device=x.device))[0].flatten()]
         with evaluating(self):
             return self.critic(x, condition, self._no_noise(x)).logit
