@@ -44,8 +44,8 @@ def layers(run: Run) -> int:
     able(run)
     if not isinstance(run.model, Spaces) or STYLES not in run.model.spaces():
         raise UserError(
-            f"'{run.record['model']['name']}' cannot mix: its layers have no styles of their own. stylegan and stylegan2 can, and "
-            "gmv; `pushforward interpolate` shows what lies between two codes of others."
+            f"'{run.record['model']['name']}' cannot mix: its layers have no styles of their own. stylegan and stylegan2 can, "
+            "and gmv; `pushforward interpolate` shows what lies between two codes of others."
         )
     return space_of(run.model, STYLES).draw(1, generator=0).shape[1]
 
