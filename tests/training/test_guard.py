@@ -24,7 +24,7 @@ def test_gradients_are_scaled_to_the_largest_norm(device, largest, own, norm):
     before = update(Guard(model, largest, torch.device(device), 1), model, 0, clip=own)
     assert before.item() == pytest.approx(5.0)
     torch.testing.assert_close(model.weight.grad, norm * torch.tensor([[0.6, 0.8]]), rtol=1e-5, atol=1e-6)
-    assert torch.equal(model.bias.grad, torch.zeros(1)), "what the loss does not touch has a gradient of zeros"
+    assert model.bias.grad is None, "what the loss does not touch stays as it is"
 
 
 def test_at_once_or_one_update_later_with_the_same_words():

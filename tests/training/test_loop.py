@@ -7,11 +7,13 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import torch
 from small import Denoiser, Game, Mean, points
+from torch import nn
 
 from pushforward.data.batches import Batch, Batches
 from pushforward.errors import UserError
@@ -551,3 +553,36 @@ def test_a_disk_that_fills_during_training_ends_with_a_sentence(tmp_path, monkey
 
 def _full(*_, **__):
     raise OSError(28, "No space left on device")
+
+
+class Late(nn.Module):
+    """Half of its parameters are in the loss from the tenth update on, as those of a network that grows."""
+
+    def __init__(self, spec):
+        super().__init__()
+        self.early, self.late = nn.Linear(2, 1, bias=False), nn.Linear(2, 1, bias=False)
+        self.name, self.settings, self.moves = "late", {}, []
+
+    def loss(self, batch, rng):
+        self.moves.append(self.late.weight.detach().clone())
+        return Loss((self.early(batch.x) + (self.late(batch.x) if batch.step >= 10 else 0.0)).mean() + self.early.weight.sum())
+
+    def players(self):
+        return [
+            Player(
+                "late",
+                self,
+                self.loss,
+                optimizer=OptimizerSettings(0.01, betas=(0.0, 0.999), schedule="constant", warmup=0, clip=0.0),
+            )
+        ]
+
+
+def test_adam_counts_the_steps_of_what_joins_late_from_there(tmp_path):
+    """Its first move is one learning rate, as any first move of Adam's: had ten gradients of zero counted, it would be
+    sqrt((1 - b2^11) / (1 - b2)) = 3.3 of them, and 31 after a thousand."""
+    data = points()
+    model = Late(data.spec)
+    train(model, data, steps=13, batch_size=64, out=str(tmp_path / "a"), tensorboard=False, picture_every=0, validate_every=0)
+    moves = [(after - before).abs().max().item() for before, after in pairwise(model.moves[-13:])]
+    assert moves[:10] == [0.0] * 10 and moves[10] == pytest.approx(0.01, rel=1e-3)

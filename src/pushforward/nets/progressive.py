@@ -13,7 +13,7 @@ the critic by x is that by full images at every stage, so that a penalty on it k
 data that a growing critic sees with their coarser version; here the critic's weight alpha alone hides their finer detail.)
 
 The stage follows the progress of the run (`stage_at`); levels that it has not reached are not computed, which makes early
-updates cheap. Their parameters have no gradient until then; the training loop takes zeros for them, in every process.
+updates cheap. Their parameters have no gradient until then, and Adam counts their steps from there.
 
 Layers have an equalised learning rate; the generator's features have a length of 1 at each place (as a root mean square over
 channels), which keeps the two networks from driving each other's signals up. No row depends on others.

@@ -87,9 +87,7 @@ class _Turn(nn.Module):
 
     def forward(self, loss: Callable[[Batch, Rng], Loss], batch: Batch, rng: Rng) -> tuple[Tensor, dict, dict]:
         found = loss(batch, rng)
-        # DDP waits for a gradient of every parameter; a penalty, or a network that grows, may leave some out.
-        every = sum(p.sum() for p in self.trained.parameters() if p.requires_grad)
-        return found.total + 0.0 * every, {name: t.detach() for name, t in found.terms.items()}, found.keep
+        return found.total, {name: t.detach() for name, t in found.terms.items()}, found.keep
 
 
 class Synchroniser:
@@ -106,7 +104,8 @@ class Synchroniser:
             return player.loss, contextlib.nullcontext
         key = frozenset(id(p) for p in player.parameters())
         if key not in self.wrapped:
-            self.wrapped[key] = DistributedDataParallel(_Turn(player.roots()))
+            # A penalty, or a network that grows, may leave parameters out: they have no gradient, as in a single process.
+            self.wrapped[key] = DistributedDataParallel(_Turn(player.roots()), find_unused_parameters=True)
         wrapped, own = self.wrapped[key], player.loss
         return lambda batch, rng: Loss(*wrapped(own, batch, rng)), wrapped.no_sync
 

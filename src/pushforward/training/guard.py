@@ -28,7 +28,7 @@ class Guard:
 
     def clip(self, step: int, player: Player, parameters: list[nn.Parameter], loss: Loss) -> Tensor:
         """Scales the gradients of a player's parameters; returns the norm that they had. Raises NotFinite."""
-        gradients = [_gradient(parameter) for parameter in parameters]
+        gradients = [p.grad for p in parameters if p.grad is not None]
         norms = torch._foreach_norm(gradients)
         largest = self.largest if player.optimizer.clip is None else player.optimizer.clip
         if self.device.type == "cpu":
@@ -62,10 +62,3 @@ class Guard:
         terms_named = f"its term(s) {', '.join(bad)}" if bad else "its gradient (the loss itself is finite)"
         where = f", first in the gradient of '{tensor}'" if tensor else ""
         return NotFinite(f"at step {step} the player '{player.name}' met a value that is not finite in {terms_named}{where}")
-
-
-def _gradient(parameter: nn.Parameter) -> Tensor:
-    """A parameter's gradient: zeros, as DDP would give, for one that the loss does not touch."""
-    if parameter.grad is None:
-        parameter.grad = torch.zeros_like(parameter)
-    return parameter.grad
