@@ -9,7 +9,8 @@ from __future__ import annotations
 import importlib
 import inspect
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
+from types import UnionType
+from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from pushforward.data.spec import DataSpec, Kind
 from pushforward.errors import UserError, nearest
@@ -67,7 +68,6 @@ SPECTRAL: dict[str, Any] = {
     "batch_size": 64,
     "objective": "hinge",
     "regulariser": "spectral",
-    "conditioning": "projection",
     "critic_steps": 2,
     "learning_rate": 1e-3,
     "critic_learning_rate": 2e-3,
@@ -373,7 +373,6 @@ ZOO: dict[str, Method] = {
         stabilisers=["minibatch-deviation"],
         learning_rate=0.002,
         betas=(0.0, 0.99),
-        conditioning="projection",
         network_options={"complete": 0.4},
         width=16,
     ),
@@ -391,7 +390,6 @@ ZOO: dict[str, Method] = {
         learning_rate=0.002,
         betas=(0.0, 0.99),
         schedule="constant",
-        conditioning="projection",
     ),
     "stylegan2": _gan(
         "A generator with a style for each layer, by modulated weights, and path lengths",
@@ -407,7 +405,6 @@ ZOO: dict[str, Method] = {
         learning_rate=0.002,
         betas=(0.0, 0.99),
         schedule="constant",
-        conditioning="projection",
     ),
     "ebgan": _gan(
         "GAN whose critic is an autoencoder, low where data are, with a margin",
@@ -434,7 +431,10 @@ ZOO: dict[str, Method] = {
         network="autoencoder",
     ),
     "cgan": _gan(
-        "Conditional GAN: both networks are told the class", "Mirza and Osindero 2014, arXiv:1411.1784", page="conditional-gan"
+        "Conditional GAN: both networks are told the class",
+        "Mirza and Osindero 2014, arXiv:1411.1784",
+        page="conditional-gan",
+        conditioning="concatenation",
     ),
     "acgan": _gan(
         "GAN whose critic says the class, too",
@@ -603,6 +603,14 @@ def check_kind(name: str, kind: Kind, data_name: str) -> None:
         )
 
 
+def _words(hint: Any) -> tuple[Any, ...]:
+    """The values that a setting of this annotation can have, where those are words: Literal["a", "b"], or that or None."""
+    parts = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    if not all(part is type(None) or get_origin(part) is Literal for part in parts):
+        return ()
+    return tuple(word for part in parts for word in (get_args(part) or (None,)))
+
+
 def check_settings(name: str, settings: dict[str, Any]) -> dict[str, inspect.Parameter]:
     """The settings that a method has; raises UserError for one that it has not, and for negative sizes."""
     valid = options(name)
@@ -610,7 +618,7 @@ def check_settings(name: str, settings: dict[str, Any]) -> dict[str, inspect.Par
     for key in settings:
         if key not in valid:
             raise UserError(f"'{name}' has no setting '{key}'; {nearest(key, valid)}")
-        value, words = settings[key], get_args(hints.get(key)) if get_origin(hints.get(key)) is Literal else ()
+        value, words = settings[key], _words(hints.get(key))
         if words and value not in words:
             raise UserError(f"{key} = {value!r} was given to '{name}'; {nearest(str(value), list(map(str, words)))}")
         if not isinstance(value, (int, float)) or value == valid[key].default:

@@ -12,6 +12,7 @@ import yaml
 from PIL import Image
 
 from pushforward.cli import main
+from pushforward.training.checkpoints import read_tensors, write_tensors
 
 
 @pytest.fixture(scope="module")
@@ -39,8 +40,13 @@ def place(tmp_path_factory):
     try:
         assert main(["train", "gaussian", "--data", "digits", "--out", "good", "--evaluate", "false"]) == 0
         assert main(["train", "gmm", "--data", "digits", "--out", "other", "--evaluate", "false", "--steps", "1"]) == 0
+        words = ["train", "linear-autoencoder", "--data", "digits", "--out", "spoilt", "--evaluate", "false", "--steps", "1"]
+        assert main(words) == 0
     finally:
         os.chdir(old)
+    path = root / "spoilt" / "model.safetensors"
+    tensors, header = read_tensors(path)
+    write_tensors(path, {name: value * float("nan") for name, value in tensors.items()}, header)
     record = yaml.safe_load((root / "good" / "run.yaml").read_text())
     for name, change in {
         "half": lambda r: r.pop("model"),
@@ -114,6 +120,7 @@ CASES = [
     ("sample nospec", "does not describe its data"),
     ("sample cut", "damaged"),
     ("sample swapped", "another model or to other settings"),
+    ("sample spoilt", "the weights of spoilt are not finite"),
     ("sample unsaved", "before it saved anything"),
     ("sample good -n 0", "n = 0 samples"),
     ("sample good --condition 12", "class 12 was asked for; the classes are 0 to 9"),

@@ -20,14 +20,14 @@ from pushforward.data.units import units
 from pushforward.errors import UserError
 from pushforward.evaluation.evaluate import evaluate
 from pushforward.models.contract import Judges, Loss, Player
-from pushforward.randomness import as_rng, mix
+from pushforward.randomness import SampleRng, as_rng, mix
 from pushforward.training import health
-from pushforward.training.checkpoints import STATE, read_tensors
+from pushforward.training.checkpoints import STATE, read_tensors, write_tensors
 from pushforward.training.log import Display
 from pushforward.training.opening import load
 from pushforward.training.records import BEST
 from pushforward.training.train import build, train
-from pushforward.training.watch import SEED
+from pushforward.training.watch import SEED, Kinds, _mixture_kinds
 
 QUICK = {"tensorboard": False, "precision": "fp32", "picture_every": 0, "batch_size": 32}
 
@@ -391,3 +391,76 @@ def test_history_is_plain_json(tmp_path, ring8):
     lines = [json.loads(line) for line in (run.directory / "history.jsonl").read_text().splitlines()]
     assert sum("watch/distance" in line for line in lines) == 2
     assert all(isinstance(v, (int, float)) and np.isfinite(v) for line in lines for v in line.values())
+
+
+@pytest.mark.parametrize(("count", "present"), [(99, 1), (100, 2)])
+def test_a_mode_is_there_from_a_fifth_of_its_share_on(count, present):
+    kinds = Kinds(
+        "modes", np.full(2, 0.5), float("inf"), lambda codes, rows: np.r_[np.ones(count, int), np.zeros(1000 - count, int)]
+    )
+    assert kinds.present(torch.zeros(1000, 1), np.zeros((1000, 1))) == present
+
+
+def test_the_watch_sees_and_keeps_the_averaged_weights(tmp_path):
+    data, seen = load_data("ring8"), []
+    model = Actor(data.spec, lambda n, r, k: (seen.append(model.generator.weight.item()), ring(n, r))[1])
+    start, slow = model.generator.weight.item(), {"average_half_life": 10**12, "learning_rate": 0.1}
+    run = train(model, data, steps=8, out=str(tmp_path / "a"), validate_every=4, **slow, **QUICK)
+    assert seen and seen == pytest.approx([start] * len(seen), abs=1e-5)
+    assert abs(read_tensors(run.directory / STATE)[0]["model/generator.weight"].item() - start) > 0.01
+    assert read_tensors(run.directory / BEST)[0]["generator.weight"].item() == pytest.approx(start, abs=1e-5)
+
+
+def test_the_critics_margin_is_over_data_that_it_was_not_trained_on(tmp_path):
+    data = few()
+    rows, drawn = data.train.codes, []
+
+    def by_heart(x):
+        return -torch.cdist(x, rows).min(1).values + 0.5 * x[:, 0]
+
+    def law(n, r, k):
+        drawn.append(2 * r.randn(n, rows.shape[1]))
+        return drawn[-1]
+
+    run = train(Judge(data.spec, law, by_heart), data, steps=4, out=str(tmp_path / "a"), validate_every=4, **QUICK)
+    new, fake = by_heart(data.validation.codes), by_heart(torch.cat(drawn))
+    apart = (new.mean() - fake.mean()) / ((new.var() + fake.var()) / 2).sqrt()
+    assert watched(run)[-1]["watch/critic margin"] == pytest.approx(apart.item(), rel=0.1)
+
+
+@pytest.mark.parametrize(("off", "modes"), [(0.1, 8), (0.3, 0)])
+def test_a_mode_reaches_a_quarter_of_the_way_to_the_next(off, modes):
+    codes = torch.as_tensor(mode_centres("ring8")).repeat(125, 1)  # neighbours are 0.77 apart
+    codes = codes * (1 + off)
+    assert _mixture_kinds("ring8").present(codes, codes.numpy()) == modes
+
+
+def test_diversity_is_that_of_as_many_samples_as_there_are_data(tmp_path):
+    """More samples lie nearer to each other: 1,000 good ones against 100 data would look collapsed."""
+    whole = load_data("ring8")
+    codes = ring(100, SampleRng(5))
+    data = Data(whole.spec, ArraySplit(codes), ArraySplit(ring(100, SampleRng(6))), None)
+    run = train(
+        Actor(whole.spec, lambda n, r, k: ring(n, r)), data, steps=3, out=str(tmp_path / "a"), validate_every=3, **QUICK
+    )
+    assert 0.6 < watched(run)[-1]["watch/diversity"] < 1.6
+
+
+def test_a_damaged_best_checkpoint_can_be_deleted(tmp_path, ring8):
+    def part(steps, **more):
+        return train(
+            Actor(ring8.spec, lambda n, r, k: ring(n, r)),
+            ring8,
+            steps=steps,
+            out=str(tmp_path / "a"),
+            validate_every=4,
+            **QUICK,
+            **more,
+        )
+
+    run = part(4)
+    write_tensors(run.directory / BEST, {"x": torch.zeros(1)}, {})
+    with pytest.raises(UserError, match="is damaged; delete it"):
+        part(8, resume=True)
+    (run.directory / BEST).unlink()
+    assert part(8, resume=True).result["steps"] == 8

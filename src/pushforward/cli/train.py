@@ -153,7 +153,8 @@ def _resumed(name: str | None, rest: Sequence[str]) -> tuple[str, list[str]]:
     kept |= {f"model.{key}": value for key, value in record["model"]["settings"].items()}
     for key, value in kept.items():  # what a run is cannot change in its middle; how long it goes on can
         asked = _option(rest, f"--{key}") or _option(rest, f"--{key.replace('_', '-')}")
-        if asked is not None and asked != _word(value):
+        same = key == "data" and isinstance(value, str) and Path(asked or "").resolve() == Path(value).resolve()
+        if asked is not None and asked != _word(value) and not same:
             raise UserError(f"--{key.replace('_', '-')} {asked} was given, but {directory} has {_word(value)}; leave it away.")
     given = {key for key in record["training"] if _option(rest, f"--{key}") or _option(rest, f"--{key.replace('_', '-')}")}
     kept |= kept_settings(record, given - {"batch_size"})  # another batch size is refused where it is known

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 
 from pushforward.data.batches import Batch
 from pushforward.data.spec import DataSpec
+from pushforward.errors import UserError
 from pushforward.randomness import Rng
 
 Generator = Rng | torch.Generator | int | None
@@ -221,6 +223,12 @@ class OptimizerSettings:
     eps: float = 1e-8
     momentum: float = 0.0
     clip: float | None = None
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.learning_rate) and self.learning_rate >= 0):
+            raise UserError(f"learning_rate = {self.learning_rate} was given; give a number of at least 0, such as 1e-3.")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise UserError(f"betas = {list(self.betas)} were given; each is at least 0 and below 1, such as 0.9 and 0.999.")
 
 
 @dataclass

@@ -40,7 +40,7 @@ def sizes(height: int, width: int) -> list[tuple[int, int]]:
         able = [min(max(side, SMALLEST), LARGEST) for side in (height, width)]
         raise UserError(
             f"this network makes images of {SMALLEST} to {LARGEST} pixels a side, not {height}x{width}; "
-            f"resize to {able[0]}x{able[1]}, the nearest that it can make, or take network='mlp'."
+            f"resize to {able[0]}x{able[1]}, the nearest that it can make, or take the model 'gan' with network='mlp'."
         )
     plan = [(height, width)]
     while len(plan) < 3 or max(plan[-1]) > 7:

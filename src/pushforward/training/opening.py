@@ -71,6 +71,12 @@ def load(
     if path.name == STATE.name:  # a run that is under way, or was killed: the average of its last checkpoint
         tensors = {**checkpoints.section(tensors, "model"), **checkpoints.section(tensors, "average")}
     checkpoints.load_weights(model, tensors, str(directory))
+    spoilt = next((name for name, value in model.named_parameters() if not bool(value.isfinite().all())), None)
+    if spoilt:
+        raise UserError(
+            f"the weights of {directory} are not finite ({path.name}, first '{spoilt}'): nothing can be drawn from them. Train "
+            f"again, with a smaller --learning-rate{', or take its best checkpoint' if (directory / BEST).exists() else ''}."
+        )
     source = record["data"]["source"]
     in_memory = str(source.get("source", "<")).startswith("<")
     data = None if in_memory else functools.partial(open_data, **source)

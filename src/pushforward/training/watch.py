@@ -33,6 +33,7 @@ from pushforward.data import conditions
 from pushforward.data.batches import Data, take
 from pushforward.data.toys import NAMES, toy
 from pushforward.data.units import units
+from pushforward.errors import UserError
 from pushforward.measures.features import FeatureSpace, coarse_space, matrix, values_name
 from pushforward.measures.fidelity import frechet_distance
 from pushforward.measures.memory import nearest
@@ -99,9 +100,12 @@ class Watch:
         self.run, self.data, self.spec = run, data, run.spec
         self.size = max(FEWEST, min(SAMPLES, NUMBERS // self.spec.dimensions))
         self.best: tuple[float, int] | None = None
-        if (run.directory / BEST).exists():
-            header = checkpoints.read_tensors(run.directory / BEST)[1]
-            self.best = header["figure"], header["step"]
+        if (path := run.directory / BEST).exists():
+            try:
+                header = checkpoints.read_tensors(path)[1]
+                self.best = header["figure"], header["step"]
+            except (UserError, KeyError):
+                raise UserError(f"{path} is damaged; delete it, and the run goes on and keeps another.") from None
 
     def __call__(self, step: int) -> dict[str, float]:
         reference = self.reference

@@ -20,6 +20,7 @@ from pushforward.models.contract import Moment
 from pushforward.models.truncation import jacobian_norm
 from pushforward.nets.lipschitz import slope
 from pushforward.randomness import SampleRng, UpdateRng, seeded
+from pushforward.zoo import create
 
 CLASSES = Condition("class", 3, frequencies=(0.5, 0.25, 0.25))
 ATTRIBUTES = Condition("attributes", 2, frequencies=(0.5, 0.25))
@@ -200,10 +201,23 @@ def test_what_makes_no_sense_is_refused_with_the_reason(settings, sentence):
         build(**settings)
 
 
-@pytest.mark.parametrize("conditioning", ["classifier", "semi-supervised"])
+@pytest.mark.parametrize("conditioning", ["concatenation", "projection", "classifier", "semi-supervised"])
 def test_labels_asked_of_unlabelled_data_are_refused(conditioning):
     with pytest.raises(UserError, match="has no condition; load the data with their labels"):
         build(DataSpec("point", (2,)), conditioning=conditioning)
+
+
+def test_without_labels_a_game_is_played_without_them():
+    assert build(DataSpec("point", (2,))).unconditional
+    assert build(DataSpec("image", (1, 8, 8)), network="residual").unconditional
+    with pytest.raises(UserError, match="has no condition"):
+        create("cgan", DataSpec("point", (2,)))
+
+
+def test_a_condition_reaches_residual_networks_by_projection():
+    model = build(IMAGES, network="residual")
+    assert model.conditioning == "projection" and "projection" in model.critic.heads
+    assert build().conditioning == "concatenation"
 
 
 def shown_to(model: GAN, batch: Batch) -> torch.Tensor:
@@ -366,3 +380,19 @@ def test_what_is_kept_of_several_generators_is_measured_along_the_noise():
     each = torch.stack([torch.func.jvp(model.decode, (z,), (one.expand_as(z),))[1] for one in torch.eye(5)[:2]])
     torch.testing.assert_close(alone, each.square().sum((0, 2)).sqrt())
     assert model.sample(30, generator=0, keep=0.5).shape == (30, 2)
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"regulariser": "{r1: {weight: 1, every: x}}"}, "regulariser {r1.* could not be read"),
+        ({"stabilisers": "{packing: x}"}, "stabilisers {packing.* could not be read"),
+        ({"regulariser": {"clipping": {"weight": 1}}, "objective": "wasserstein"}, "it has one number, the largest weight"),
+        ({"learning_rate": -1.0}, "learning_rate = -1.0 was given"),
+        ({"betas": (2.0, 0.9)}, r"betas = \[2.0, 0.9\] were given; each is at least 0 and below 1"),
+        ({"betas": (0.5, 1.5), "optimizer": "rmsprop"}, "each is at least 0 and below 1"),
+    ],
+)
+def test_numbers_that_are_none_are_named(settings, sentence):
+    with pytest.raises(UserError, match=sentence):
+        build(**settings).players()

@@ -52,17 +52,20 @@ def recognised(classes: Float[Tensor, "b c"], condition: Tensor) -> Float[Tensor
     return cross_entropy(classes.float(), condition.long(), ignore_index=-1, reduction="sum") / known
 
 
-def check_conditioning(how: Conditioning, spec: DataSpec, packed: bool) -> None:
-    """Raises UserError where data have no condition that could be used so, or packs (of several data) none of their own."""
+def check_conditioning(how: Conditioning, spec: DataSpec, packed: bool, asked_for: bool = True) -> None:
+    """Raises UserError where data have no condition that could be used so, or packs (of several data) none of their own.
+    asked_for: whether the user said how; else data without a condition are as well."""
     kind = spec.condition.kind if spec.condition else "no condition"
     needed = {
         "classifier": ("class", "attributes"),
         "semi-supervised": ("class",),
+        "concatenation": CONDITIONS if asked_for else None,
+        "projection": CONDITIONS if asked_for else None,
     }.get(how)
     if needed and kind not in needed:
         raise UserError(
             f"conditioning='{how}' needs {' or '.join(needed)}, and '{spec.name}' has {kind}; load the data with their labels, "
-            "or leave conditioning away."
+            "or leave conditioning away (the model 'gan' has none set)."
         )
     if packed and how in ("classifier", "semi-supervised"):
         raise UserError(f"a pack of several data has no class, as conditioning='{how}' wants; leave packing out.")

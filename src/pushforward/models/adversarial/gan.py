@@ -56,9 +56,9 @@ from pushforward.models.adversarial.critics import (
 from pushforward.models.adversarial.energy import Equilibrium
 from pushforward.models.adversarial.games import game
 from pushforward.models.adversarial.latent import Latent
-from pushforward.models.adversarial.networks import Asked, built, chosen, chosen_norm
+from pushforward.models.adversarial.networks import NETWORKS, Asked, built, chosen, chosen_norm
 from pushforward.models.adversarial.objectives import critic_terms
-from pushforward.models.adversarial.penalties import Penalty, check_slope, lazy_players
+from pushforward.models.adversarial.penalties import Penalty, check_slope, checked_name, lazy_players
 from pushforward.models.adversarial.penalties import regulariser as regulariser_of
 from pushforward.models.adversarial.pieces import CRITIC, GENERATOR, Piece, Turn, pieces
 from pushforward.models.adversarial.stabilisers import flip_labels, smooth_labels
@@ -117,7 +117,7 @@ class GAN(nn.Module):
         conditioning: how a condition reaches the critic: "concatenation" to what it sees, "projection" onto its features,
             "classifier" (it says the class of real data and fakes, and both sides want that right), "semi-supervised" (it
             has a class more, "fake"; the generator knows of no class), "none" (nobody looks at the condition). None:
-            "concatenation", but with a content "none".
+            "concatenation"; of residual, growing and style-based networks "projection"; with a content "none".
         class_weight: of the classifier's cross-entropy.
         labelled: share of the data whose label a classifier or a semi-supervised critic is shown, the same ones always.
         mismatched: whether data beside another datum's condition are shown as fakes, too, as many as of the others.
@@ -180,9 +180,7 @@ class GAN(nn.Module):
             learning_rate = 5e-4 if image else 1e-3
         if min(generators, critic_steps) < 1:
             raise UserError(f"generators = {generators} and critic_steps = {critic_steps} were given; both are at least 1.")
-        if conditioning is None:
-            conditioning = "none" if content else "concatenation"
-        self.spec, self.critic_steps, self.conditioning = spec, critic_steps, conditioning
+        self.spec, self.critic_steps = spec, critic_steps
         self.optimizer, self.betas, self.schedule = optimizer, betas, schedule
         self.learning_rate = learning_rate
         self.critic_learning_rate = learning_rate if critic_learning_rate is None else critic_learning_rate
@@ -191,8 +189,12 @@ class GAN(nn.Module):
 
         # Choices, and whether they go together
         network = self._network(network, spec)
+        asked_for = conditioning is not None
+        if conditioning is None:
+            conditioning = "none" if content else NETWORKS[network].conditioning
+        self.conditioning = conditioning
         self.objective = game(objective, objective_options, network == "autoencoder" and critic_network is None)
-        names = [stabilisers] if isinstance(stabilisers, str) else stabilisers or []
+        names = [checked_name("stabilisers", stabilisers)] if isinstance(stabilisers, str) else stabilisers or []
         self.stabilisers = stabilisers_of(names, objective, spec)
         if network != "style" and (styled := {"style-mixing", "path-length"} & {*self.stabilisers}):
             raise UserError(f"{' and '.join(sorted(styled))} want a style-based generator; take the model 'stylegan'.")
@@ -212,7 +214,7 @@ class GAN(nn.Module):
         several = (generators,) if generators > 1 else ()
         self.latent = Latent(latent_dim, (*several, *categorical), continuous, content)
         self.latent_dim, self.content = self.latent.width, content
-        check_conditioning(conditioning, spec, "packing" in self.stabilisers)
+        check_conditioning(conditioning, spec, "packing" in self.stabilisers, asked_for)
         if content:
             check_content(spec, conditioning, self.stabilisers, generators, bool(categorical) or continuous > 0)
 

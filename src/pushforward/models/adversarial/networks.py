@@ -21,6 +21,7 @@ from torch import nn
 
 from pushforward.data.spec import DataSpec
 from pushforward.errors import UserError, nearest
+from pushforward.models.adversarial.critics import Conditioning
 from pushforward.models.adversarial.stabilisers import packed_shape
 from pushforward.nets.adversaries import MLPCritic, MLPGenerator
 from pushforward.nets.choice import LEAST
@@ -62,12 +63,13 @@ class Asked:
 @dataclass(frozen=True)
 class Pair:
     """How a generator and a critic's trunk are built. planar: whether they are for images and fields (C, H, W) alone. options:
-    that they have, and of which type."""
+    that they have, and of which type. conditioning: how a condition reaches the critic where nothing is said."""
 
     generator: Callable[[Asked], nn.Module]
     trunk: Callable[[Asked], nn.Module]
     planar: bool = True
     options: Mapping[str, type] = field(default_factory=dict)
+    conditioning: Conditioning = "concatenation"
 
 
 def _plain_generator(a: Asked) -> nn.Module:
@@ -103,12 +105,14 @@ NETWORKS: dict[str, Pair] = {
     "residual": Pair(
         lambda a: ResidualGenerator(a.spec.shape, a.latent_dim, a.width, a.embedding, a.bounded),
         lambda a: ResidualCritic(a.judged, a.width, a.told),
+        conditioning="projection",
     ),
     "self-attention": Pair(
         lambda a: ResidualGenerator(
             a.spec.shape, a.latent_dim, a.width, a.embedding, a.bounded, attention=_middle(a.spec)
         ),
         lambda a: ResidualCritic(a.judged, a.width, a.told, attention=_middle(a.spec)),
+        conditioning="projection",
     ),
     "biggan": Pair(
         lambda a: ResidualGenerator(
@@ -116,11 +120,13 @@ NETWORKS: dict[str, Pair] = {
             attention=_middle(a.spec), hierarchical=True, orthogonal=True,
         ),
         lambda a: ResidualCritic(a.judged, a.width, a.told, attention=_middle(a.spec), orthogonal=True),
+        conditioning="projection",
     ),
     "progressive": Pair(
         lambda a: ProgressiveGenerator(a.spec.shape, a.latent_dim, a.width, a.embedding, a.bounded, **a.options),
         lambda a: ProgressiveCritic(a.judged, a.width, a.told, **a.options),
         options={"complete": float},
+        conditioning="projection",
     ),
     "style": Pair(
         lambda a: StyleGenerator(
@@ -129,6 +135,7 @@ NETWORKS: dict[str, Pair] = {
         ),
         lambda a: StyleCritic(a.judged, a.width, a.told),
         options={"style_dim": int, "mapping_depth": int, "modulation": str},
+        conditioning="projection",
     ),
     "orthonormal": Pair(_plain_generator, lambda a: OrthonormalCritic(a.judged, 8 * a.width, a.told), planar=False),
     "autoencoder": Pair(

@@ -165,8 +165,7 @@ def regulariser(given: str | Sequence[str] | Mapping[str, Given], fine: float = 
 
     Raises UserError for unknown names, negative weights, intervals that are no counts, and what does not go together.
     """
-    if isinstance(given, str):
-        given = [given]
+    given = [checked_name("regulariser", given)] if isinstance(given, str) else given
     found: list[Penalty] = []
     spectral, clip = False, None
     for name in given:
@@ -182,7 +181,11 @@ def regulariser(given: str | Sequence[str] | Mapping[str, Given], fine: float = 
             spectral = True
         elif name == "clipping":
             largest = CLIP if said is None else said
-            if isinstance(largest, Mapping) or not (math.isfinite(largest) and largest > 0):
+            if isinstance(largest, Mapping):
+                raise UserError(
+                    f"clipping was given {dict(largest)}; it has one number, the largest weight: {{clipping: 0.01}}."
+                )
+            if not (math.isfinite(largest) and largest > 0):
                 raise UserError(
                     f"clipping was given {largest}, which leaves the critic nothing; give a number above 0, such as 0.01."
                 )
@@ -197,6 +200,13 @@ def regulariser(given: str | Sequence[str] | Mapping[str, Given], fine: float = 
             "spectral norm divides weights by their size, whatever it is, so that clipping them does nothing; take one."
         )
     return Regulariser(tuple(found), spectral, clip)
+
+
+def checked_name(what: str, given: str) -> str:
+    """A name that was given; raises UserError for words that were to be a list, or numbers of names, and are neither."""
+    if given[:1] in ("{", "["):
+        raise UserError(f"{what} {given} could not be read: expected a name, [name, name], or {{name: number}} with numbers.")
+    return given
 
 
 def _penalty(name: str, given: Given) -> list[Penalty]:
