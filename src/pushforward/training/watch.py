@@ -38,7 +38,7 @@ from pushforward.measures.features import FeatureSpace, coarse_space, matrix, va
 from pushforward.measures.fidelity import frechet_distance
 from pushforward.measures.memory import nearest
 from pushforward.measures.transport import sliced_wasserstein
-from pushforward.models.contract import Judges, Player, Samples, device_of, takes_condition
+from pushforward.models.contract import Judges, Player, Samples, Views, device_of, takes_condition
 from pushforward.randomness import SampleRng, mix
 from pushforward.training import checkpoints, health
 from pushforward.training.records import BEST
@@ -220,7 +220,9 @@ class Watch:
         train, held = self.reference.train, self.reference.held
         rows = min(JUDGED, len(train[0]), len(held[0]), len(codes))
         seen, new, fake = (self._judged(*part, rows) for part in (train, held, (codes, asked)))
-        found = {"critic margin": _apart(new, fake)}
+        model = self.run.model
+        pairs = isinstance(model, Views) and model.content  # samples are of a content each, and no pairs that it could judge
+        found = {} if pairs else {"critic margin": _apart(new, fake)}
         if self.data.validation is not None and len(self.data.validation):
             found = {"critic gap": _apart(seen, new), **found}
         return {name: value for name, value in found.items() if math.isfinite(value)}

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+import pushforward as pf
 from pushforward.data.batches import Batch
 from pushforward.data.spec import Condition, DataSpec
 from pushforward.errors import UserError
@@ -344,3 +345,11 @@ def test_z_learns_content_and_view_apart():
     flat = model.sample(4000, generator=1)
     assert flat.mean(0).abs().max() < 0.3 and (flat.std(0) - 1).abs().max() < 0.25
     assert torch.corrcoef(flat.T)[0, 1].abs() < 0.2
+
+
+def test_samples_of_a_content_each_are_not_judged_as_pairs(tmp_path):
+    data = pf.load_data("digits", limit=200)
+    quick = {"validate_every": 2, "picture_every": 0, "tensorboard": False, "out": str(tmp_path / "a")}
+    run = pf.train(pf.create("gmv", data.spec, network="mlp", width=2), data, steps=2, batch_size=20, **quick)
+    rows = [row for row in run.history if "watch/distance" in row]
+    assert rows and "watch/critic gap" in rows[-1] and "watch/critic margin" not in rows[-1]
