@@ -45,9 +45,10 @@ from pushforward.dynamics.denoiser import Denoiser
 from pushforward.dynamics.paths import Path, expand, find_path, interpolate
 from pushforward.dynamics.solvers import DDIM, generate, time_grid
 from pushforward.errors import UserError
+from pushforward.models.adversarial.networks import check_slope
 from pushforward.models.adversarial.objectives import critic_terms
 from pushforward.models.adversarial.objectives import objective as objective_of
-from pushforward.models.adversarial.penalties import Penalty, check_slope, lazy_players
+from pushforward.models.adversarial.penalties import Penalty, lazy_players
 from pushforward.models.adversarial.penalties import regulariser as regulariser_of
 from pushforward.models.contract import Generator, Loss, Moment, OptimizerSettings, Player, device_of
 from pushforward.nets.adversaries import keep_variance

@@ -56,9 +56,9 @@ from pushforward.models.adversarial.critics import (
 from pushforward.models.adversarial.energy import Equilibrium
 from pushforward.models.adversarial.games import game
 from pushforward.models.adversarial.latent import Latent
-from pushforward.models.adversarial.networks import NETWORKS, Asked, built, chosen, chosen_norm
+from pushforward.models.adversarial.networks import NETWORKS, Asked, built, check_slope, chosen, chosen_norm
 from pushforward.models.adversarial.objectives import critic_terms
-from pushforward.models.adversarial.penalties import Penalty, check_slope, checked_name, lazy_players
+from pushforward.models.adversarial.penalties import Penalty, checked_name, lazy_players
 from pushforward.models.adversarial.penalties import regulariser as regulariser_of
 from pushforward.models.adversarial.pieces import CRITIC, GENERATOR, Piece, Turn, pieces
 from pushforward.models.adversarial.stabilisers import flip_labels, smooth_labels
@@ -189,14 +189,15 @@ class GAN(nn.Module):
 
         # Choices, and whether they go together
         network = self._network(network, spec)
+        pair = NETWORKS[network]
         asked_for = conditioning is not None
         if conditioning is None:
-            conditioning = "none" if content else NETWORKS[network].conditioning
+            conditioning = "none" if content else pair.conditioning
         self.conditioning = conditioning
-        self.objective = game(objective, objective_options, network == "autoencoder" and critic_network is None)
+        self.objective = game(objective, objective_options, pair.energies and critic_network is None)
         names = [checked_name("stabilisers", stabilisers)] if isinstance(stabilisers, str) else stabilisers or []
         self.stabilisers = stabilisers_of(names, objective, spec)
-        if network != "style" and (styled := {"style-mixing", "path-length"} & {*self.stabilisers}):
+        if not pair.styled and (styled := {"style-mixing", "path-length"} & {*self.stabilisers}):
             raise UserError(f"{' and '.join(sorted(styled))} want a style-based generator; take the model 'stylegan'.")
         if "label-smoothing" in self.stabilisers:
             if objective_options:
@@ -204,7 +205,7 @@ class GAN(nn.Module):
             self.objective = smooth_labels(objective, self.stabilisers["label-smoothing"])
         if regulariser is None:
             usual = "gradient-penalty" if self.objective.lipschitz else "r1"
-            regulariser = "none" if network in ("orthonormal", "autoencoder") else usual
+            regulariser = "none" if pair.lipschitz or pair.energies else usual
         # The penalty flattens the critic around the data: 0.5 would hide all that is finer than standardised points' scale.
         self.regulariser = regulariser_of(regulariser, fine=0.5 if image else 0.01)
         said = [name for name in self.stabilisers if name.startswith("minibatch")]
@@ -222,7 +223,7 @@ class GAN(nn.Module):
         condition = spec.condition
         known = condition if conditioning not in ("semi-supervised", "none") else None
         vocabulary = spec.vocabulary.size if spec.vocabulary else 0
-        kinds = ("class", "attributes") if network == "style" else CONDITIONS  # the average style is over conditions, too
+        kinds = ("class", "attributes") if pair.styled else CONDITIONS  # the average style is over conditions, too
         self.generator_embedding = ConditionEmbedding(known, EMBEDDING, kinds, vocabulary)
         self.view = View(self.stabilisers, self.objective.boundary)
         told = Told(condition, conditioning, timed=self.view.diffusion is not None, vocabulary=vocabulary)
@@ -250,7 +251,7 @@ class GAN(nn.Module):
             classes=condition.size if condition and conditioning in ("classifier", "semi-supervised") else 0,
             codes=self.latent.heads if self.latent.coded and information else 0,
             layers={name: int(size) for name, size in self.stabilisers.items() if name.startswith("minibatch")},
-            orthonormal=network == "orthonormal" and not own_critic,
+            orthonormal=pair.lipschitz and not own_critic,
             bounded=self.regulariser.spectral,
         )
         self._check_what_is_said()
@@ -265,7 +266,7 @@ class GAN(nn.Module):
 
     @staticmethod
     def _network(asked: str, spec: DataSpec) -> str:
-        if asked == "style":
+        if asked in NETWORKS and NETWORKS[asked].styled:
             raise UserError(
                 "network='style' comes with mixed styles, noise and truncation of its own; take the model 'stylegan'."
             )

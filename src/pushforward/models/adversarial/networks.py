@@ -22,6 +22,7 @@ from torch import nn
 from pushforward.data.spec import DataSpec
 from pushforward.errors import UserError, nearest
 from pushforward.models.adversarial.critics import Conditioning
+from pushforward.models.adversarial.penalties import Regulariser
 from pushforward.models.adversarial.stabilisers import packed_shape
 from pushforward.nets.adversaries import MLPCritic, MLPGenerator
 from pushforward.nets.choice import LEAST
@@ -63,13 +64,24 @@ class Asked:
 @dataclass(frozen=True)
 class Pair:
     """How a generator and a critic's trunk are built. planar: whether they are for images and fields (C, H, W) alone. options:
-    that they have, and of which type. conditioning: how a condition reaches the critic where nothing is said."""
+    that they have, and of which type. conditioning: how a condition reaches the critic where nothing is said.
+
+    normed: whether the critic's norm can be chosen. energies: whether what it says are energies, not logits. lipschitz: whether
+    its layers keep its slope at most 1. attends: whether it weighs attention by a free number. equalised: whether its layers
+    are scaled by themselves. styled: whether the generator has a mapping network, and styles.
+    """
 
     generator: Callable[[Asked], nn.Module]
     trunk: Callable[[Asked], nn.Module]
     planar: bool = True
     options: Mapping[str, type] = field(default_factory=dict)
     conditioning: Conditioning = "concatenation"
+    normed: bool = False
+    energies: bool = False
+    lipschitz: bool = False
+    attends: bool = False
+    equalised: bool = False
+    styled: bool = False
 
 
 def _plain_generator(a: Asked) -> nn.Module:
@@ -101,6 +113,7 @@ NETWORKS: dict[str, Pair] = {
     "dcgan": Pair(
         lambda a: DCGANGenerator(a.spec.shape, a.latent_dim, a.width, a.embedding, bounded=a.bounded),
         lambda a: DCGANCritic(a.judged, a.width, a.told, a.norm),
+        normed=True,
     ),
     "residual": Pair(
         lambda a: ResidualGenerator(a.spec.shape, a.latent_dim, a.width, a.embedding, a.bounded),
@@ -113,6 +126,7 @@ NETWORKS: dict[str, Pair] = {
         ),
         lambda a: ResidualCritic(a.judged, a.width, a.told, attention=_middle(a.spec)),
         conditioning="projection",
+        attends=True,
     ),
     "biggan": Pair(
         lambda a: ResidualGenerator(
@@ -121,12 +135,14 @@ NETWORKS: dict[str, Pair] = {
         ),
         lambda a: ResidualCritic(a.judged, a.width, a.told, attention=_middle(a.spec), orthogonal=True),
         conditioning="projection",
+        attends=True,
     ),
     "progressive": Pair(
         lambda a: ProgressiveGenerator(a.spec.shape, a.latent_dim, a.width, a.embedding, a.bounded, **a.options),
         lambda a: ProgressiveCritic(a.judged, a.width, a.told, **a.options),
         options={"complete": float},
         conditioning="projection",
+        equalised=True,
     ),
     "style": Pair(
         lambda a: StyleGenerator(
@@ -136,15 +152,24 @@ NETWORKS: dict[str, Pair] = {
         lambda a: StyleCritic(a.judged, a.width, a.told),
         options={"style_dim": int, "mapping_depth": int, "modulation": str},
         conditioning="projection",
+        equalised=True,
+        styled=True,
     ),
-    "orthonormal": Pair(_plain_generator, lambda a: OrthonormalCritic(a.judged, 8 * a.width, a.told), planar=False),
+    "orthonormal": Pair(
+        _plain_generator,
+        lambda a: OrthonormalCritic(a.judged, 8 * a.width, a.told),
+        planar=False,
+        lipschitz=True,
+    ),
     "autoencoder": Pair(
         _plain_generator,
         lambda a: AutoencoderCritic(a.judged, _energy_width(a), a.told, norm=1 if a.absolute else 2, **a.options),
         planar=False,
+        energies=True,
         options={"hidden": int},
     ),
 }  # fmt: skip
+PLAIN = NETWORKS["mlp"]  # a critic of which nothing is special
 
 
 def chosen(network: str, spec: DataSpec) -> str:
@@ -181,7 +206,7 @@ def chosen_norm(asked: str, network: str, alone: Sequence[str], spectral: bool) 
     batch norm does not have."""
     if asked == "auto":
         return "none" if spectral else "layer" if alone else "batch"
-    if network != "dcgan":
+    if not NETWORKS[network].normed:
         raise UserError(f"critic_norm='{asked}' was given with network='{network}', whose critic has no norms; leave it away.")
     if asked == "batch" and alone:
         raise UserError(
@@ -189,3 +214,34 @@ def chosen_norm(asked: str, network: str, alone: Sequence[str], spectral: bool) 
             "take 'layer' or 'none'."
         )
     return asked
+
+
+def check_slope(regulariser: Regulariser, objective: str, lipschitz: bool, network: str, beside: Sequence[str]) -> None:
+    """Raises UserError where the critic's slope is free and must not be, or is bounded in two ways that are at odds.
+
+    lipschitz: whether the objective needs a bound. network: whose critic; "own": the user's. beside: what the critic's logit
+    hears beside its trunk (layers that look at the batch, a projected condition).
+    """
+    pair = NETWORKS.get(network, PLAIN)
+    if lipschitz and not (regulariser.bounds or pair.lipschitz or network == "own"):
+        raise UserError(
+            f"objective='{objective}' has no minimum while the critic's slope is free; take regulariser='gradient-penalty', "
+            "'spectral' or 'clipping', or network='orthonormal'."
+        )
+    if pair.lipschitz and (regulariser or beside):
+        away = "the regulariser" if regulariser else beside[0]
+        raise UserError(f"network='{network}' has a slope of at most 1 by its layers, and by nothing else: leave {away} away.")
+    if lipschitz and "minibatch-discrimination" in beside and not regulariser.penalties:
+        raise UserError(
+            "minibatch-discrimination has a slope that only a penalty bounds, as a Wasserstein critic needs; take "
+            "regulariser='gradient-penalty'."
+        )
+    if lipschitz and pair.attends and regulariser.spectral and not regulariser.penalties:
+        raise UserError(
+            f"network='{network}' weighs its attention by a number that spectral norm leaves free; take "
+            f"regulariser='gradient-penalty' with objective='{objective}'."
+        )
+    if regulariser.spectral and pair.equalised:
+        raise UserError(
+            f"network='{network}' scales its layers by itself, which spectral norm would undo; take regulariser='r1'."
+        )

@@ -221,39 +221,6 @@ def _penalty(name: str, given: Given) -> list[Penalty]:
     return [Penalty(name, PENALTIES[name], float(weight), int(every))] if weight else []
 
 
-def check_slope(regulariser: Regulariser, objective: str, lipschitz: bool, network: str, beside: Sequence[str]) -> None:
-    """Raises UserError where the critic's slope is free and must not be, or is bounded in two ways that are at odds.
-
-    lipschitz: whether the objective needs a bound. network: whose critic; "own": the user's. beside: what the critic's logit
-    hears beside its trunk (layers that look at the batch, a projected condition).
-    """
-    by_layers = network == "orthonormal"
-    if lipschitz and not (regulariser.bounds or by_layers or network == "own"):
-        raise UserError(
-            f"objective='{objective}' has no minimum while the critic's slope is free; take regulariser='gradient-penalty', "
-            "'spectral' or 'clipping', or network='orthonormal'."
-        )
-    if by_layers and (regulariser or beside):
-        away = "the regulariser" if regulariser else beside[0]
-        raise UserError(
-            f"network='orthonormal' has a slope of at most 1 by its layers, and by nothing else: leave {away} away."
-        )
-    if lipschitz and "minibatch-discrimination" in beside and not regulariser.penalties:
-        raise UserError(
-            "minibatch-discrimination has a slope that only a penalty bounds, as a Wasserstein critic needs; take "
-            "regulariser='gradient-penalty'."
-        )
-    if lipschitz and network in ("self-attention", "biggan") and regulariser.spectral and not regulariser.penalties:
-        raise UserError(
-            f"network='{network}' weighs its attention by a number that spectral norm leaves free; take "
-            f"regulariser='gradient-penalty' with objective='{objective}'."
-        )
-    if regulariser.spectral and network in ("style", "progressive"):
-        raise UserError(
-            f"network='{network}' scales its layers by itself, which spectral norm would undo; take regulariser='r1'."
-        )
-
-
 def lazy_players(critic: Player, regulariser: Regulariser, loss: Callable[[Penalty, Batch, Rng], Loss]) -> list[Player]:
     """The critic's turns for the penalties that have an interval, each of its own: loss(penalty, batch, rng).
 
