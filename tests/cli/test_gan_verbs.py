@@ -209,8 +209,8 @@ def test_precision_and_recall_of_each_value_are_those_of_the_samples(capsys):
 
 def test_one_value_is_as_ever(capsys):
     assert main(["sample", "runs/gan", "--truncation", "0.5", "-n", "4"]) == 0
-    assert capsys.readouterr().out == "runs/gan/samples-seed0.png\n"
-    assert read_recipe("runs/gan/samples-seed0.png")["options"]["truncation"] == 0.5
+    assert capsys.readouterr().out == "runs/gan/samples-seed0-truncation-0.5.png\n"
+    assert read_recipe("runs/gan/samples-seed0-truncation-0.5.png")["options"]["truncation"] == 0.5
 
 
 def test_what_a_gan_cannot_make_is_an_outlier(capsys):

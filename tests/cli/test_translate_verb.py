@@ -183,3 +183,16 @@ def test_an_image_goes_into_a_folder_that_is_there(place):
     assert made == pairs[0][1] == place / "runs" / "photo-translated.png"
     with pytest.raises(UserError, match="is not there"):
         goals(place / "nothing", None)
+
+
+def test_of_a_folder_what_cannot_be_read_is_left_out(place, capsys):
+    folder = place / "mixed"
+    folder.mkdir()
+    Image.new("L", (20, 16)).save(folder / "b.png")
+    (folder / "a.png").write_text("no image")
+    assert main(["translate", "runs/pix2pix", "mixed", "--out", "mixed-made"]) == 0
+    assert "1 of 2 images cannot be read and are left out" in capsys.readouterr().err
+    assert [path.name for path in (place / "mixed-made").iterdir()] == ["b.png"]
+    (folder / "b.png").write_text("neither")
+    assert main(["translate", "runs/pix2pix", "mixed"]) == 2
+    assert "none of the 2 images can be read" in capsys.readouterr().err

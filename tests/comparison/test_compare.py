@@ -36,3 +36,10 @@ def test_modules_of_one_name_with_settings_of_their_own(points, tmp_path):
     assert list(found.runs) == ["gmm", "gmm-2"]
     with pytest.raises(UserError, match="twice"):
         pf.compare([few, few], points, steps=1, out=tmp_path / "same")
+
+
+def test_models_that_were_cut_short_are_named(tmp_path):
+    found = pf.compare(["gaussian", "gan"], pf.load_data("digits", limit=120), steps=3, out=tmp_path / "c")
+    said = " ".join(found.notes())
+    assert "gan 0 %" in said and "gaussian" not in said and "learns fastest, not which is best" in said.replace("\n", " ")
+    assert "gan 0 %" in found.page.read_text() and said in str(found)

@@ -89,6 +89,14 @@ def test_the_same_data_give_the_same_picture():
     assert draw_samples(spec, codes(spec, 9, 0)).tobytes() == draw_samples(spec, codes(spec, 9, 0)).tobytes()
 
 
+def test_all_samples_of_the_class_that_was_asked_for_are_drawn():
+    """64 of one class are four rows of 16, not one."""
+    spec = DataSpec("image", (1, 8, 8), levels=256, condition=Condition("class", 10))
+    codes = torch.full((64, 1, 8, 8), 255, dtype=torch.uint8)
+    one, few = (draw_samples(spec, codes[:n], condition=torch.full((n,), 7)) for n in (64, 16))
+    assert one.width == few.width and one.height > 3 * few.height
+
+
 def test_a_row_a_class_in_order():
     spec = replace(SPECS["grey"], condition=Condition("class", 3, ("no", "one", "two")))
     x = torch.arange(6)[:, None, None, None].expand(6, 1, 8, 8) * 2

@@ -27,7 +27,7 @@ from pushforward.training.log import Display
 from pushforward.training.opening import load
 from pushforward.training.records import BEST
 from pushforward.training.train import build, train
-from pushforward.training.watch import SEED, Kinds, _mixture_kinds
+from pushforward.training.watch import SEED, Kinds, Watch, _mixture_kinds
 
 QUICK = {"tensorboard": False, "precision": "fp32", "picture_every": 0, "batch_size": 32}
 
@@ -464,3 +464,13 @@ def test_a_damaged_best_checkpoint_can_be_deleted(tmp_path, ring8):
         part(8, resume=True)
     (run.directory / BEST).unlink()
     assert part(8, resume=True).result["steps"] == 8
+
+
+def test_a_best_moment_is_told_of_where_it_is_clearly_better(tmp_path, ring8):
+    """Neither a hair's breadth nearer, nor nearer with fewer modes: an untrained cloud may be."""
+    watch = Watch(train(Actor(ring8.spec, lambda n, r, k: ring(n, r)), ring8, steps=1, out=str(tmp_path / "a"), **QUICK), ring8)
+    watch.best = 0.7, 20
+    for distance, modes, told in ((0.75, (3, 3), False), (0.9, (3, 3), True), (0.9, (0, 3), False), (0.9, (None, None), True)):
+        first, last = ({} if m is None else {"watch/modes": m} for m in modes)
+        rows = [{"step": 20, "watch/distance": 0.7, **first}, {"step": 40, "watch/distance": distance, **last}]
+        assert watch._better(rows) is told

@@ -40,4 +40,6 @@ def run(argv: Sequence[str]) -> None:
     )
     console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else 140)
     console.print(found.table(console.width))
+    for note in found.notes():
+        console.print(note, markup=False)
     console.print(f"page: {found.page}", soft_wrap=True, markup=False)

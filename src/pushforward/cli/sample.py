@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import re
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -68,7 +70,9 @@ def run(argv: Sequence[str]) -> None:
         for line in traded(loaded, made):
             print(line)
         return
-    path = given["out"] or default_path(loaded, given["seed"], first)
+    usual = inspect.signature(loaded.model.sample).parameters  # type: ignore[arg-type]
+    asked = {key: value for key, value in chosen.items() if key in usual and value != usual[key].default}
+    path = given["out"] or default_path(loaded, given["seed"], first, condition=given["condition"], options=asked)
     written = write_samples(loaded, path, given["n"], given["seed"], condition, chosen, given["batch_size"], first)
     print(written)
 
@@ -85,10 +89,15 @@ def decoder_of(loaded: Any) -> Any:
     return first
 
 
-def default_path(loaded: Any, seed: int, first: Any = None) -> Path:
-    """Where samples go when nothing is said. first: the run that decodes them."""
+def default_path(
+    loaded: Any, seed: int, first: Any = None, *, condition: str | None = None, options: dict[str, Any] | None = None
+) -> Path:
+    """Where samples go when nothing is said: what was asked for is in the name. first: the run that decodes them."""
+    words = [f"seed{seed}", *(["best"] if loaded.best else []), *([condition] if condition else [])]
+    words += [f"{name.replace('_', '-')}-{value}" for name, value in (options or {}).items()] + (["decoded"] if first else [])
+    stem = "-".join(re.sub(r"[^\w.-]+", "-", word)[:40].strip("-") for word in words)
     ending = {"image": "png", "tokens": "txt", "table": "csv", "point": "csv"}.get(form((first or loaded).spec), "npz")
-    return loaded.directory / f"samples-seed{seed}{'-decoded' if first else ''}.{ending}"
+    return loaded.directory / f"samples-{stem}.{ending}"
 
 
 ENDINGS = {

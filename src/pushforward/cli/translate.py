@@ -38,7 +38,7 @@ def run(argv: Sequence[str]) -> None:
     able(loaded)
     chosen = {key: given[key] for key in own if key != "style" and given[key] is not None}
     if given.get("style"):
-        (style,) = read([Path(given["style"])], loaded.spec)
+        ((_, style),) = read([Path(given["style"])], loaded.spec)
         chosen["style"] = loaded.units.to_model(style[None])
     target = class_asked(loaded, given["to"])
     if given["input"] is None:
@@ -178,8 +178,9 @@ def files(loaded: Any, given: dict[str, Any], target: int | None, options: dict[
     spec, condition = loaded.spec, None if target is None else 1 - target
     source = spec.condition if spec.condition is not None and spec.condition.kind == "image" else spec
     made, pairs = goals(Path(given["input"]).expanduser(), given["out"])
-    images = read([file for file, _ in pairs], source)
-    for (file, goal), image in zip(pairs, images, strict=True):
+    to = dict(pairs)
+    for file, image in read(list(to), source):
+        goal = to[file]
         values = loaded.translate(image[None], condition=condition, seed=given["seed"], **options)
         codes = loaded.units.parse(values)[0]
         write_picture(single_image(codes, spec), goal, recipe(loaded, "translate", {**given, "input": str(file.resolve())}))
@@ -211,9 +212,10 @@ def goals(path: Path, out: str | None) -> tuple[Path, list[tuple[Path, Path]]]:
     return made, [(file, made / name) for file, name in zip(found, names, strict=True)]
 
 
-def read(paths: Sequence[Path], source: Any) -> Iterator[Any]:
-    """Images (C, H, W) in the levels, the channels and the size of `source` (a spec, or the condition that they stand for), one
-    after another; of those that are resized it is said how many."""
+def read(paths: Sequence[Path], source: Any) -> Iterator[tuple[Path, Any]]:
+    """Each file with its image (C, H, W) in the levels, the channels and the size of `source` (a spec, or the condition that
+    they stand for), one after another. Of those that are resized, and of several that cannot be read and are left out, it is
+    said how many."""
     import torch
 
     from pushforward.data.decoding import CHANNELS, Plan, decode, folder_records, read_header
@@ -230,11 +232,19 @@ def read(paths: Sequence[Path], source: Any) -> Iterator[Any]:
         first = f"{other[0][0]} x {other[0][1]}"
         what = f"an image of {first} is" if len(paths) == 1 else f"{len(other)} of {len(paths)} images (one is {first}) are"
         print(f"{what} resized and centre-cropped to the run's {height} x {width}.", file=sys.stderr)
+    left: list[Path] = []
     for path in paths:
         if not path.is_file():
             raise UserError(f"the image {path} is not there.")
         codes, wrong = decode(folder_records([path], path.parent), [0], plan)
+        if wrong and len(paths) == 1:
+            raise UserError(f"the image {path} cannot be read ({wrong[0]}); give another.")
         if wrong:
-            raise UserError(f"the image {path} cannot be read ({wrong[0]}); remove it, or give another.")
+            left.append(path)
+            continue
         image = codes[0]
-        yield image if levels >= 256 else (image.float() * ((levels - 1) / 255)).round().to(torch.uint8)
+        yield path, image if levels >= 256 else (image.float() * ((levels - 1) / 255)).round().to(torch.uint8)
+    if len(left) == len(paths):
+        raise UserError(f"none of the {len(paths)} images can be read, {left[0]} among them; give others.")
+    if left:
+        print(f"{len(left)} of {len(paths)} images cannot be read and are left out (one is {left[0]}).", file=sys.stderr)

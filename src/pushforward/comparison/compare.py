@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pushforward import zoo
 from pushforward.comparison.report import write_comparison, write_report
 from pushforward.data.batches import Data
 from pushforward.data.loading import load_data
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from rich.console import Group
     from torch import nn
 
+SHORT = 0.25  # of the steps that a model has by default: what is said to be too few to compare by
 GAP = 3  # characters between two columns
 
 
@@ -34,7 +36,22 @@ class Comparison:
     page: Path | None = None
 
     def __str__(self) -> str:
-        return as_text(self.table())
+        return "\n".join([as_text(self.table()), *self.notes()])
+
+    def notes(self) -> list[str]:
+        """What to know before the figures are compared: that models were cut short."""
+        shares = {}
+        for label, run in self.runs.items():
+            name = run.record["model"]["name"]
+            usual = zoo.ZOO[name].training.get("steps") if name in zoo.ZOO else None
+            if usual and (share := run.result.get("steps", 0) / usual) < SHORT:
+                shares[label] = f"{label} {100 * share:.0f} %"
+        if not shares:
+            return []
+        return [
+            f"Of its usual steps {', '.join(shares.values())} were made: these figures say which model learns "
+            "fastest, not which is best. A longer --budget, or none, says that."
+        ]
 
     def table(self, width: int = 120) -> Group:
         """Models as columns, measures as rows, for a terminal of `width` characters.
@@ -159,6 +176,7 @@ def compare(
             }
             for name, run in found.runs.items()
         ],
+        found.notes(),
     )
     return found
 

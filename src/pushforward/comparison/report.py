@@ -59,12 +59,13 @@ def write_report(directory: str | Path) -> Path:
     return write_bytes(directory / "report.html", page.encode(errors="replace"))
 
 
-def write_comparison(directory: str | Path, rows: Sequence[Mapping[str, Any]]) -> Path:
+def write_comparison(directory: str | Path, rows: Sequence[Mapping[str, Any]], notes: Sequence[str] = ()) -> Path:
     """Writes `comparison.html` into `directory`: one table, models as columns, and their samples side by side.
 
     rows: one a model: {"name", "directory", "metrics": {"measures": [...], "protocol": {...}}, "samples": path of a PNG or
     None, "result": {...}}. The best figure of a row is bold, and so is every other whose interval meets its interval.
-    Likelihoods of different kinds, and figures measured differently, are not ranked against each other.
+    Likelihoods of different kinds, and figures measured differently, are not ranked against each other. notes: sentences about
+    all of them.
     """
     names = [str(row["name"]) for row in rows]
     metrics = [_mapping(row.get("metrics")) for row in rows]
@@ -81,7 +82,7 @@ def write_comparison(directory: str | Path, rows: Sequence[Mapping[str, Any]]) -
             if row.get("samples") and Path(row["samples"]).is_file()
         ],
         directories=[(name, str(row.get("directory") or "")) for name, row in zip(names, rows, strict=True)],
-        findings=[f"{name}: {text}" for name, found in named for text in _sentences(found.get("findings"))],
+        findings=[*notes, *(f"{name}: {text}" for name, found in named for text in _sentences(found.get("findings")))],
         remarks=[*dict.fromkeys(left_out), *_kinds(metrics)],
     )  # fmt: skip
     return write_bytes(Path(directory) / "comparison.html", page.encode(errors="replace"))

@@ -32,7 +32,9 @@ def draw_condition(condition: Condition, n: int, rng: Rng) -> Tensor:
 
 def not_given(condition: Condition) -> UserError:
     """What is said where a condition has to be given, as there is no law to draw it from."""
-    kind, example = ("caption", ': condition="a red circle"') if condition.kind == "text" else (condition.kind, "")
+    if condition.kind == "image":
+        return UserError("this model makes an image of an image, and that cannot be drawn; `pushforward translate RUN FILE`.")
+    kind, example = ("caption", ' (--condition "a red circle")') if condition.kind == "text" else (condition.kind, "")
     return UserError(f"this model needs its condition, and a {kind} cannot be drawn at random; give one{example}.")
 
 

@@ -13,6 +13,7 @@ from PIL import Image
 from pushforward.data.spec import Column, DataSpec
 from pushforward.pictures import grids, plots
 
+ROWS = 24  # of images in a picture by class
 TILES = 64  # fields in one picture
 
 
@@ -55,8 +56,12 @@ def _image_samples(spec: DataSpec, codes: np.ndarray, condition: np.ndarray | No
         present = [k for k in range(spec.classes) if (condition == k).any()]
         width = spec.shape[2] * grids.tile_scale(spec)
         most = max(1, min(16, grids.WIDTH // (width + grids.GAP)))
-        rows = [list(codes[condition == k][:most]) for k in present]
-        picture = grids.tile_rows(rows, spec, scale=grids.tile_scale(spec), row_labels=[names[k] for k in present])
+        rows, labels = [], []
+        for k in present:
+            own = codes[condition == k][: most * max(1, ROWS // len(present))]
+            rows += [list(own[start : start + most]) for start in range(0, len(own), most)]
+            labels += [names[k], *[""] * ((len(own) - 1) // most)]
+        picture = grids.tile_rows(rows, spec, scale=grids.tile_scale(spec), row_labels=labels)
     else:
         picture = grids.image_grid(codes, spec)
     if real is None:

@@ -35,8 +35,9 @@ def collapsed(row: Row, kinds: int = 0, name: str = "modes") -> list[str]:
     if not seen:
         return []
     return [
-        f"The samples have collapsed: {', and '.join(seen)}. Try a penalty on the critic's slope (R1, or one around the data), "
-        "packing, several generators, larger batches, or a lower learning rate of the generator."
+        f"The samples have collapsed: {', and '.join(seen)}. After few updates that passes: train "
+        "longer. Else try a penalty on the critic's slope (R1, or one around the data), packing, several generators, larger "
+        "batches, or a lower learning rate of the generator."
     ]
 
 

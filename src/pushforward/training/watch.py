@@ -46,6 +46,7 @@ from pushforward.training.runs import Run
 from pushforward.training.validation import validating
 
 SAMPLES = 1000
+NEARER = 0.9  # of the last distance: what a best moment is worth telling of
 FEWEST = 128  # where data are so large that fewer are drawn
 NUMBERS = 2**24  # that the samples may be
 JUDGED = 128  # data that are judged at once, at most
@@ -133,9 +134,17 @@ class Watch:
             return []
         said = self._collapsed(rows[-1]) + health.oscillating(rows, self.reference.floor)
         said += health.overfitting_critic(rows[-1], self.error) + health.critic_far_ahead(rows[-1], history)
-        if said and self.best and self.best[0] < rows[-1]["watch/distance"]:
+        if said and self._better(rows):
             said.append(f"{self._kept()}; `pushforward sample {self.run.directory} --best` draws from it.")
         return said
+
+    def _better(self, rows: Sequence[Mapping[str, Any]]) -> bool:
+        """Whether the best moment is worth to be drawn from: clearly nearer to data than the last, and with as many modes."""
+        last = rows[-1]
+        if not self.best or self.best[0] > NEARER * last["watch/distance"]:
+            return False
+        modes = next((row.get("watch/modes") for row in rows if row["step"] == self.best[1]), None)
+        return modes is None or modes >= last.get("watch/modes", 0)
 
     def at_resume(self, history: Sequence[Mapping[str, Any]]) -> list[str]:
         """What to know about a run that is taken up again."""
@@ -203,10 +212,14 @@ class Watch:
         """Codes of samples, and what they were asked for: as held-out data are labelled. None where one is not finite."""
         model, device = cast(Any, self.run.model), device_of(self.run.model)
         known = condition is not None and takes_condition(self.run.model, self.spec)
-        asked = condition[torch.arange(self.size) % len(condition)] if known and condition is not None else None
+        rows, asked = self.size, None
+        if known and condition is not None and self.spec.condition is not None:
+            if self.spec.condition.kind not in ("class", "attributes"):
+                rows = min(rows, len(condition))  # one each: two outputs for one image are alike, and no collapse
+            asked = condition[torch.arange(rows) % len(condition)]
         codes, size = [], max(1, min(512, 2**22 // self.spec.dimensions))
-        for start in range(0, self.size, size):
-            count = min(size, self.size - start)
+        for start in range(0, rows, size):
+            count = min(size, rows - start)
             given = self._given(asked, slice(start, start + count))
             x = model.sample(count, condition=given, generator=SampleRng(SEED, first=start, device=device))
             if not bool(torch.isfinite(x).all()):

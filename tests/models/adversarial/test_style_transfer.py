@@ -151,7 +151,7 @@ def test_an_encoder_of_your_own_stays_as_it_is():
     with seeded(2):
         own = nn.Sequential(nn.Conv2d(3, 6, 4, 2, 1), nn.ReLU(), nn.Conv2d(6, 10, 4, 2, 1))
     model = build(encoder_network=own)
-    assert [player.name for player in model.players()] == ["decoder", "styles"] and model.reader is None
+    assert [player.name for player in model.players()] == ["decoder", "mean style"] and model.reader is None
     assert not any(p.requires_grad for p in own.parameters())
     assert model.translate(images(2)).shape == (2, 3, 16, 16)
     with pytest.raises(UserError, match="maps are needed"):

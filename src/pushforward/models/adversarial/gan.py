@@ -478,10 +478,14 @@ class GAN(nn.Module):
         truncation: float = 1.0,
         keep: float = 1.0,
     ) -> Float[Tensor, "n *shape"]:
-        """n data. condition: (n,) classes, (n, A) attributes or (n, L) captions; None: as frequent as in the training set.
-        truncation: scales the noise of z; below 1 samples are more typical and less diverse.
-        keep: the share of codes z at which the generator is the least steep, the others being bridges between separate pieces
-        of the data (models/truncation.py)."""
+        """n data.
+
+        Args:
+            condition: (n,) classes, (n, A) attributes or (n, L) captions; None: as frequent as in the training set.
+            truncation: scales the noise of z; below 1 samples are more typical and less diverse.
+            keep: the share of codes z that are kept, those at which the generator is the least steep: the others are bridges
+                between separate pieces of the data (models/truncation.py).
+        """
         rng = as_rng(generator, device_of(self))
         condition = self._drawn(condition, n, rng)
         z = truncated_codes(self, n, keep=keep, condition=condition, generator=rng, numbers=self.latent.noise)

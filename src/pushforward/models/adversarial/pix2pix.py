@@ -81,7 +81,7 @@ class Pix2Pix(nn.Module):
             comes = f"with {given.kind} as condition" if given else "without a condition"
             raise UserError(
                 f"pix2pix learns images that are given images, and '{spec.name}' holds {spec.kind} {comes}; load pairs "
-                "(image=COLUMN, target_image=COLUMN), or take cyclegan for two classes of images without pairs."
+                "(--image X --target-image Y, two columns or two sub-folders), or take cyclegan for two classes without pairs."
             )
         height, breadth = spec.shape[1:]
         if given.shape[1:] != (height, breadth):

@@ -145,8 +145,13 @@ class StyleGAN(GAN):
         truncation: float = 1.0,
         keep: float = 1.0,
     ) -> Float[Tensor, "n *shape"]:
-        """n data. condition, keep: as of a GAN. truncation: psi of the styles; 0 is the mean image (of a
-        class), 1 all of them."""
+        """n data.
+
+        Args:
+            condition: as of a GAN.
+            truncation: psi of the styles; 0 is the mean image (of a class), 1 all of them.
+            keep: the share of codes z that are kept, those at which the generator is the least steep (models/truncation.py).
+        """
         rng = as_rng(generator, device_of(self))
         condition = self._drawn(condition, n, rng)
         z = truncated_codes(self, n, keep=keep, condition=condition, generator=rng, numbers=self.latent.noise)

@@ -183,7 +183,7 @@ class StyleTransfer(nn.Module):
     def players(self) -> list[Player]:
         """The encoder's turn, unless it was given, the decoder's, and at the end the mean styles."""
         decoder = Player("decoder", self.decoder, self.decoder_loss, optimizer=self.optimizer)
-        styles = Player("styles", self, update=self.keep_styles, at_end=True)
+        styles = Player("mean style", self, update=self.keep_styles, at_end=True)
         if not self.taught:
             return [decoder, styles]
         decoder.validates = True

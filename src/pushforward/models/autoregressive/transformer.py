@@ -163,9 +163,13 @@ class GPT(nn.Module):
     ) -> Int[Tensor, "n l"]:
         """Draws n sequences of `length` tokens (None: as long as a training sequence).
 
-        condition: (n,) classes or (n, A) attributes; None draws them as often as they are in the data.
-        temperature: below 1 sharpens, above 1 flattens. top_k: only the k likeliest tokens. top_p: only the fewest that hold
-        this much probability. cache: False computes the past anew for each token (slower, the same text).
+        Args:
+            condition: (n,) classes or (n, A) attributes; None draws them as often as they are in the data.
+            length: tokens of each; None: those of a training sequence.
+            temperature: below 1 sharpens, above 1 flattens.
+            top_k: only the k likeliest tokens.
+            top_p: only the fewest tokens that hold this much probability.
+            cache: False computes the past anew for each token (slower, the same text).
         """
         length = self.length if length is None else length
         nothing = torch.zeros(n, 0, dtype=torch.long, device=device_of(self))

@@ -177,7 +177,11 @@ class Gaussian(nn.Module):
     def sample(
         self, n: int, *, condition: Tensor | None = None, generator: Generator = None, noise: bool = True
     ) -> Float[Tensor, "n *shape"]:
-        """Draws from the density. noise=False leaves out what lies outside the kept directions: x = mu + R z, smooth."""
+        """Draws from the density.
+
+        Args:
+            noise: False leaves out what lies outside the kept directions: x = mu + R z, smooth.
+        """
         rng = as_rng(generator, device_of(self))
         index = drawn(condition, self.frequencies, n, rng)
         x = self._push(rng.randn(n, self.components).double(), index)

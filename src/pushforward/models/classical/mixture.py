@@ -315,7 +315,11 @@ class GaussianMixture(nn.Module):
     def sample(
         self, n: int, *, condition: Tensor | None = None, generator: Generator = None, noise: bool = True
     ) -> Float[Tensor, "n *shape"]:
-        """Draws from the density. noise=False leaves out what lies outside the eigenspace."""
+        """Draws from the density.
+
+        Args:
+            noise: False leaves out what lies outside the eigenspace.
+        """
         rng = as_rng(generator, device_of(self))
         c = drawn(condition, self.frequencies, n, rng)
         k = rng.categorical(self.weights[c])

@@ -134,8 +134,10 @@ class Variational(nn.Module):
     ) -> Float[Tensor, "n *shape"]:
         """Decodes n draws of z.
 
-        temperature: the standard deviation of z. sample_likelihood: draw x ~ p(x | z) (True) or show its mean (False); None:
-        means of images, where the likelihood is noise that no one wants to see, and draws of all else.
+        Args:
+            temperature: the standard deviation of z.
+            sample_likelihood: draw x ~ p(x | z) (True) or show its mean (False); None: means of images, where the likelihood is
+                noise that no one wants to see, and draws of all else.
         """
         rng = as_rng(generator, device_of(self))
         z = temperature * rng.randn(n, self.noise_size)
