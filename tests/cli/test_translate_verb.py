@@ -10,8 +10,11 @@ from pushforward.artefacts import read_recipe
 from pushforward.cli import main
 from pushforward.cli.editing import command
 from pushforward.cli.translate import goals
+from pushforward.data.batches import take
 from pushforward.data.decoding import Plan, render
+from pushforward.pictures import draw_pairs
 from pushforward.randomness import seeded
+from pushforward.training.gallery import PICTURE_SEED, draw_run
 from pushforward.zoo import Method
 
 QUICK = {"batch_size": 4, "tensorboard": False, "picture_every": 0, "precision": "fp32"}
@@ -196,3 +199,13 @@ def test_of_a_folder_what_cannot_be_read_is_left_out(place, capsys):
     (folder / "b.png").write_text("neither")
     assert main(["translate", "runs/pix2pix", "mixed"]) == 2
     assert "none of the 2 images can be read" in capsys.readouterr().err
+
+
+def test_a_run_shows_what_it_turns_images_into(place):
+    """Of classes each datum beside its translation; pairs of a grey and a coloured image are drawn by the verb alone."""
+    run = load("runs/cyclegan")
+    (path,) = [path for path in draw_run(run) if path.stem == "translations"]
+    codes, condition = take(run.load_data().held_out, 8, seed=PICTURE_SEED)
+    made = run.units.parse(run.translate(codes, condition=condition, seed=PICTURE_SEED))
+    assert np.array_equal(np.asarray(Image.open(path)), np.asarray(draw_pairs(run.spec, codes, made, ("given", "made"))))
+    assert not (place / "runs" / "pix2pix" / "translations.png").exists()

@@ -6,6 +6,7 @@ from __future__ import annotations
 CAPTIONS = {
     "samples": "Samples of the trained model, not selected.",
     "trajectory": "How samples come about: from noise (t = 1) to data (t = 0).",
+    "translations": "Held-out images, and what the model turns them into.",
     "reconstructions": "Data and what the model makes of their codes.",
     "neighbours": "Samples and the training data nearest to them: were they copied?",
     "interpolation": "From one datum to another through the latent space.",

@@ -15,8 +15,8 @@ from pushforward.data.batches import take, take_conditions
 from pushforward.data.conditions import can_be_drawn
 from pushforward.data.spec import Condition, DataSpec
 from pushforward.errors import UserError
-from pushforward.models.contract import Decodes, Encodes, Samples, Trajectories, takes_condition
-from pushforward.pictures.draw import draw_pairs, draw_samples, draw_trajectory
+from pushforward.models.contract import Decodes, Encodes, Samples, Trajectories, Translates, takes_condition
+from pushforward.pictures.draw import draw_pairs, draw_samples, draw_strips, draw_trajectory
 from pushforward.pictures.eigen import draw_eigen_images
 from pushforward.pictures.plots import draw_history
 from pushforward.training.records import CODES, require
@@ -161,6 +161,21 @@ def draw_reconstructions(run: Any, seed: int) -> Any:
     return draw_pairs(run.spec, codes, again, ("data", "reconstructed"))
 
 
+def draw_translations(run: Any, seed: int) -> Any:
+    """Held-out images beside what they are turned into (of pairs of one kind beside the true ones); None of other models."""
+    if not isinstance(run.model, Translates) or run.data is None:
+        return None
+    codes, condition = take(run.data.held_out or run.data.train, 8, seed=seed)
+    given = run.spec.condition
+    if given is None or given.kind != "image":
+        made = run.units.parse(run.translate(codes, condition=condition, seed=seed))
+        return draw_pairs(run.spec, codes, made, ("given", "made"))
+    if condition is None or (tuple(given.shape), given.levels) != (tuple(run.spec.shape), run.spec.levels):
+        return None
+    made = run.units.parse(run.translate(condition, seed=seed))
+    return draw_strips(run.spec, torch.stack([condition, made, codes], 1), column_labels=["given", "made", "true"])
+
+
 def draw_eigen(run: Any, seed: int) -> Any:
     """The mean and the leading eigen-directions of images; None for models and data that have none."""
     directions = getattr(run.model, "directions", None)
@@ -175,6 +190,7 @@ PICTURES: dict[str, Callable[[Any, int], Any]] = {
     "training": draw_training,
     "trajectory": draw_coming_about,
     "reconstructions": draw_reconstructions,
+    "translations": draw_translations,
     "eigen": draw_eigen,
 }
 
