@@ -7,7 +7,7 @@ from jaxtyping import install_import_hook
 
 # Where the mathematics is; elsewhere wrong types are what the errors are for.
 if os.environ.get("PUSHFORWARD_TYPECHECK", "1") == "1":
-    rooms = ("models", "nets", "dynamics", "distributions", "editing", "measures", "evaluation")
+    rooms = ("models", "bijections", "nets", "dynamics", "distributions", "editing", "measures", "evaluation")
     install_import_hook([f"pushforward.{room}" for room in rooms], "typechecking.checked")
 
 

@@ -560,6 +560,49 @@ ZOO: dict[str, Method] = {
         path="adversarial.denoising_gan:DenoisingDiffusionGAN",
         steps=3_000,
     ),
+    **{
+        name: Method(
+            "flows", "flows.flow:Flow", summary, paper, CONTINUOUS, settings, {"steps": 3_000, "batch_size": 128}, "flows"
+        )
+        for name, summary, paper, settings in (
+            (
+                "nice",
+                "Flow of additive couplings",
+                "Dinh et al. 2015, arXiv:1410.8516",
+                {"transform": "additive", "mixing": "reverse"},
+            ),
+            (
+                "realnvp",
+                "Flow of affine couplings; of images by checkerboards and channels, level by level",
+                "Dinh et al. 2017, arXiv:1605.08803",
+                {"mixing": "reverse", "checkerboard": 3},
+            ),
+            (
+                "glow",
+                "Flow of affine couplings behind invertible linear maps, of images 1 x 1 convolutions",
+                "Kingma and Dhariwal 2018, arXiv:1807.03039",
+                {"mixing": "linear"},
+            ),
+            (
+                "maf",
+                "Masked autoregressive flow: a density in one pass",
+                "Papamakarios et al. 2017, arXiv:1705.07057",
+                {"form": "autoregressive", "steps": 5},
+            ),
+            (
+                "iaf",
+                "Inverse autoregressive flow: a sample in one pass",
+                "Kingma et al. 2016, arXiv:1606.04934",
+                {"form": "inverse-autoregressive", "steps": 5},
+            ),
+            (
+                "nsf",
+                "Flow of rational-quadratic splines",
+                "Durkan et al. 2019, arXiv:1906.04032",
+                {"transform": "spline"},
+            ),
+        )
+    },
     "flow-matching": Method(
         "diffusion",
         "diffusion.diffusion:Diffusion",

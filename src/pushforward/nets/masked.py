@@ -1,27 +1,27 @@
-"""Masked multi-layer perceptron: output i depends on inputs 0 .. i-1 only, so that d conditionals come from one pass; and the
-invertible step that is made of one.
+"""Masked multi-layer perceptron: output i depends on inputs 0 .. i-1 only, so that d conditionals come from one pass.
 
 Each hidden unit has a degree m in 0 .. d-1 and sees inputs 0 .. m-1; a connection between hidden units goes from a degree to
 the same or a larger one; output i sees hidden units of degree at most i. The degrees are dealt in turn, so that they are
 equally many.
 
-Sources: Germain et al. 2015, "MADE", arXiv:1502.03509; of the step Kingma, Salimans et al. 2016, "Improved variational
-inference with inverse autoregressive flow", arXiv:1606.04934.
+Where input i is itself made of output i (a draw from the i-th conditional, the inverse of an autoregressive flow) there are d
+steps, one after another; but a unit of degree m is known from step m on, so that each is computed once, and all the steps
+together cost what one pass does.
+
+Source: Germain et al. 2015, "MADE", arXiv:1502.03509.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from pushforward.distributions.likelihoods import wide
 from pushforward.nets.mlp import ACTIVATIONS
-
-OPEN = 4.0  # what is added to gates: with 0 from the network sigmoid(4) = 0.98 of x is kept
 
 
 class MaskedLinear(nn.Linear):
@@ -33,8 +33,12 @@ class MaskedLinear(nn.Linear):
         super().__init__(mask.shape[1], mask.shape[0])
         self.register_buffer("mask", mask.float(), persistent=False)
 
+    @property
+    def masked(self) -> Tensor:
+        return self.weight * self.mask
+
     def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.weight * self.mask, self.bias)
+        return F.linear(x, self.masked, self.bias)
 
 
 class MaskedMLP(nn.Module):
@@ -71,28 +75,27 @@ class MaskedMLP(nn.Module):
             x = self.activation(x)
         return self.last(x).unflatten(1, (self.outputs, self.inputs))
 
-
-class AffineAutoregressive(nn.Module):
-    """The bijection x -> y = s x + (1 - s) m with [m, s] = masked MLP(x, context), s in (0, 1): what stands before unit i
-    stretches and shifts it, so that the Jacobian is triangular with diagonal s. It starts with shifts of 0 and s = 0.98.
-
-    Args:
-        inputs: d.
-        hidden: widths of the masked MLP's hidden layers.
-        context: width of the context, 0: none.
-    """
-
-    def __init__(self, inputs: int, hidden: Sequence[int] = (256, 256), context: int = 0):
-        super().__init__()
-        self.net = MaskedMLP(inputs, 2, hidden, context)
-        for parameter in self.net.last.parameters():
-            nn.init.zeros_(parameter)
-
-    def forward(
-        self, x: Float[Tensor, "b d"], context: Float[Tensor, "b e"] | None = None
-    ) -> tuple[Float[Tensor, "b d"], Float[Tensor, "b d"]]:
-        """y, and log dy_i / dx_i by unit: their sum is the log-determinant of the Jacobian."""
-        shift, gate = wide(self.net(x, context)).unbind(1)
-        gate = gate + OPEN
-        keep = torch.sigmoid(gate)
-        return keep * x + (1 - keep) * shift, F.logsigmoid(gate)
+    def unroll(
+        self,
+        following: Callable[[int, Float[Tensor, "b k"]], Float[Tensor, " b"]],
+        rows: int,
+        context: Float[Tensor, "b e"] | None = None,
+    ) -> Float[Tensor, "b d"]:
+        """x (B, d) with x[:, i] = following(i, self(x, context)[:, :, i]), from the first to the last."""
+        x = self.last.weight.new_zeros(rows, self.inputs)
+        layers = cast(list[MaskedLinear], list(self.layers))
+        # What each layer adds to its masked products: its bias and the context.
+        added = [layer.bias[None] for layer in layers]
+        if context is not None:
+            added = [bias + layer(context) for bias, layer in zip(added, self.contexts, strict=True)]
+        weights, last = [layer.masked for layer in layers], self.last.masked
+        known = [x.new_zeros(rows, len(weight)) for weight in weights]
+        for i in range(self.inputs):
+            units = slice(i, None, self.inputs)  # of degree i; those above are still 0
+            below = x
+            for k, weight in enumerate(weights):
+                h = self.activation(F.linear(below, weight[units]) + added[k][:, units])
+                below = known[k] = known[k].slice_scatter(h, 1, i, None, self.inputs)
+            output = F.linear(below, last[units], self.last.bias[units])
+            x = x.select_scatter(following(i, output), 1, i)
+        return x

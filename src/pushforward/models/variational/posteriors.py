@@ -19,9 +19,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from pushforward.bijections.autoregressive import Gated, MaskedAutoregressive
 from pushforward.distributions.likelihoods import soft_clamp, wide
 from pushforward.errors import UserError
-from pushforward.nets.masked import AffineAutoregressive
 
 LOG_SIGMA = 8.0  # the posterior's log sigma stays within +-8
 CONTEXT = 32  # numbers of h
@@ -116,7 +116,7 @@ class InverseAutoregressive(Posterior):
         self.base = Diagonal(latent_dim)
         self.outputs = self.base.outputs + CONTEXT
         hidden = (max(width, latent_dim),)
-        self.steps = nn.ModuleList(AffineAutoregressive(latent_dim, hidden, CONTEXT) for _ in range(steps))
+        self.steps = nn.ModuleList(MaskedAutoregressive(latent_dim, Gated(), hidden, CONTEXT) for _ in range(steps))
 
     def mean(self, said: Float[Tensor, "b o"]) -> Float[Tensor, "b d"]:
         noise = torch.zeros(len(said), 1, self.base.outputs // 2, device=said.device, dtype=wide(said).dtype)
@@ -128,7 +128,8 @@ class InverseAutoregressive(Posterior):
         context = context.repeat_interleave(noise.shape[1], 0)
         log_slope = log_slope.expand_as(z)
         for step in self.steps:
-            z, slopes = step(z.flip(2).flatten(0, 1), context)
+            assert isinstance(step, MaskedAutoregressive)
+            z, slopes = step.slopes(z.flip(2).flatten(0, 1), context)
             z, log_slope = z.view_as(noise), log_slope.flip(2) + slopes.view_as(noise)
         return (z.flip(2), log_slope.flip(2)) if len(self.steps) % 2 else (z, log_slope)
 
