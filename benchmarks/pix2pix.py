@@ -71,6 +71,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=20_000)
     parser.add_argument("--batch-size", type=int, default=1)
     parser.add_argument("--width", type=int, default=16)
+    parser.add_argument("--adversarial", type=float, default=1.0, help="weight of the critic's verdict; that of L1 is 100")
     parser.add_argument("--precision", default="auto")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--picture", default=None, help="a .png of the first held-out images: given, both made, true")
@@ -89,7 +90,7 @@ def main() -> None:
     halves = [space.extract(patches(true[half::2])) for half in (0, 1)]
     columns = {}
     print(f"{'':10s}  {'L1':>8s}  {'Frechet of patches':>18s}  {'seconds':>8s}  n = {len(patches(true))}")
-    for name, settings in (("pix2pix", {}), ("L1 alone", {"adversarial": 0.0})):
+    for name, settings in (("pix2pix", {"adversarial": asked.adversarial}), ("L1 alone", {"adversarial": 0.0})):
         run, seconds = trained(data, {"width": asked.width, **settings}, asked.steps, asked.batch_size, asked.precision)
         l1, distance, columns[name] = measured(run, given, true, space)
         print(f"{name:10s}  {l1:8.4f}  {distance:18.3f}  {seconds:8.0f}")
