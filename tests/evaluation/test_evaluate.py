@@ -362,7 +362,7 @@ def test_an_evaluation_and_a_comparison_print_as_text():
     text = str(good)
     assert "KID" in text and "0.1 … 0.4" in text and "0.2 =" in text and "\x1b" not in text
     assert "= : no difference from real data was found" in text and "recall: too few data" in text
-    both = str(Comparison(Path("runs/both"), {"gmm": None}, {"gmm": good}))
+    both = str(Comparison(Path("runs/both"), {}, {"gmm": good}))
     assert "KID" in both and "gmm" in both and "0.25" in both
 
 

@@ -131,7 +131,7 @@ def test_captions_are_embedded_hidden_and_mixed():
 def test_models_that_take_no_captions_say_so_and_captions_cannot_be_drawn():
     with pytest.raises(UserError, match="not text"):
         ConditionEmbedding(TEXT, WIDTH, vocabulary=VOCABULARY)
-    with pytest.raises(UserError, match='a caption cannot be drawn at random; give one: condition="a red circle"'):
+    with pytest.raises(UserError, match=r'a caption cannot be drawn at random; give one .--condition "a red circle"'):
         draw_condition(TEXT, 3, SampleRng(0))
 
 

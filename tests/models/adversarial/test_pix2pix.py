@@ -231,7 +231,7 @@ def test_l1_learns_the_negatives_of_digits():
         (lambda: build(objective="wasserstein"), "no minimum while the critic's slope is free"),
         (lambda: build(objective="hing"), "did you mean hinge"),
         (lambda: build(critic_layers=4), "it can have 1 to 2"),
-        (lambda: build().sample(3), "needs its condition"),
+        (lambda: build().sample(3), "pushforward translate RUN FILE"),
         (lambda: build().sample(3, condition=torch.zeros(2, 2, 16, 12)), "2 images were given for 3"),
         (lambda: build().translate(torch.zeros(2, 1, 16, 12)), r"images of shape \(1, 16, 12\)"),
         (lambda: build().translate(torch.zeros(1, 2, 16, 12), condition=torch.zeros(1)), "leave the condition away"),
