@@ -31,3 +31,26 @@ def check(bijection: Bijection, x: torch.Tensor, context: torch.Tensor | None = 
         y, log_det = bijection(x, given)
         assert log_det.dtype == torch.float32
         torch.testing.assert_close(bijection.inverse(y, given), x, rtol=0, atol=1e-4)
+
+
+def check_gradients_of_inverse(
+    bijection: Bijection, y: torch.Tensor, context: torch.Tensor, pull: torch.Tensor, tolerance: float
+) -> None:
+    """Of sum(pull x), x = f^-1(y; context), by y, the context and the weights: what the implicit function theorem says."""
+    weights = list(bijection.parameters())
+    x = bijection.inverse(y.requires_grad_(), context.requires_grad_())
+    found = torch.autograd.grad((x * pull).sum(), [y, context, *weights])
+    x = x.detach()
+    slopes = [jacobian(lambda row, i=i: bijection(row, context[i : i + 1])[0], x[i]) for i in range(len(x))]
+    solved = torch.stack([torch.linalg.solve(slope.T, row) for slope, row in zip(slopes, pull, strict=True)]).detach()
+    torch.testing.assert_close(found[0], solved, rtol=0, atol=tolerance)
+    expected = torch.autograd.grad(-(bijection(x, context)[0] * solved).sum(), [context, *weights])
+    torch.testing.assert_close(found[1:], expected, rtol=0, atol=tolerance)
+
+
+def stirred(module, size=0.3):
+    """Parameters away from where they start."""
+    with torch.no_grad():
+        for i, parameter in enumerate(module.parameters()):
+            parameter += size * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(i))
+    return module

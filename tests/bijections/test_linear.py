@@ -1,6 +1,6 @@
 import pytest
 import torch
-from check_bijections import check
+from check_bijections import check, stirred
 
 from pushforward.bijections.base import Chain
 from pushforward.bijections.linear import Actnorm, InvertibleConv1x1, Linear, Orthogonal, Permutation
@@ -11,14 +11,6 @@ SHAPES = [(5,), (4, 3, 2), (3, 7), (1,)]
 
 def data(*shape, rows=4):
     return torch.randn(rows, *shape, generator=torch.Generator().manual_seed(0))
-
-
-def stirred(module, size=0.3):
-    """Parameters away from where they start."""
-    with torch.no_grad():
-        for i, parameter in enumerate(module.parameters()):
-            parameter += size * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(i))
-    return module
 
 
 def made(size):

@@ -2,7 +2,7 @@ import math
 
 import pytest
 import torch
-from check_bijections import check
+from check_bijections import check, stirred
 
 from pushforward.bijections.base import Chain
 from pushforward.bijections.coupling import ImageNetwork, VectorNetwork, coupling, halves
@@ -14,14 +14,6 @@ from pushforward.errors import UserError
 
 def data(*shape, rows=3):
     return torch.randn(rows, *shape, generator=torch.Generator().manual_seed(0))
-
-
-def stirred(module, size=0.3):
-    """Parameters away from where they start."""
-    with torch.no_grad():
-        for i, parameter in enumerate(module.parameters()):
-            parameter += size * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(i))
-    return module
 
 
 def test_squeeze():
