@@ -137,15 +137,15 @@ def overhead() -> None:
 
 
 def gains() -> None:
-    from pushforward import zoo
+    from pushforward import building
 
     torch.manual_seed(0)
     image = DataSpec("image", (3, 32, 32), levels=256)
     text = DataSpec("tokens", (128,), vocabulary=Vocabulary("characters", 65, tuple(map(chr, range(65)))))
     cases = {
-        "U-Net 32x32": (zoo.create("flow-matching", image, network="unet"), torch.rand(32, 3, 32, 32) * 2 - 1),
-        "transformer": (zoo.create("gpt", text, depth=4, width=256, heads=4), torch.randint(65, (16, 128))),
-        "MLP": (zoo.create("flow-matching", SPEC), torch.randn(BATCH, DIMENSIONS)),
+        "U-Net 32x32": (building.create("flow-matching", image, network="unet"), torch.rand(32, 3, 32, 32) * 2 - 1),
+        "transformer": (building.create("gpt", text, depth=4, width=256, heads=4), torch.randint(65, (16, 128))),
+        "MLP": (building.create("flow-matching", SPEC), torch.randn(BATCH, DIMENSIONS)),
     }
     device = torch.device("cpu")
     for name, (model, x) in cases.items():

@@ -10,7 +10,7 @@ import torch
 import yaml
 
 import pushforward as pf
-from pushforward import zoo
+from pushforward import building, zoo
 from pushforward.data.batches import ArraySplit, take, take_conditions
 from pushforward.data.conditions import can_be_drawn
 from pushforward.data.spec import Condition
@@ -46,7 +46,7 @@ TWO_CLASSES = {"CycleGAN"}  # classes whose data are images of two classes
 
 
 def class_of(name):
-    return zoo.method(name).path.partition(":")[2]
+    return building.method(name).path.partition(":")[2]
 
 
 def small(name):
@@ -172,10 +172,10 @@ def test_a_run_holds_the_whole_model(name, tmp_path, monkeypatch):
     """A default that changes later changes no run of today: every setting is in run.yaml, as plain values."""
     data = data_for(name, zoo.ZOO[name].kinds[0], tmp_path)
     model = pf.create(name, data.spec, **small(name))
-    networks = {key for key, p in zoo.options(name).items() if "Module" in str(p.annotation)}
-    assert set(model.settings) == set(zoo.options(name)) - networks
+    networks = {key for key, p in building.options(name).items() if "Module" in str(p.annotation)}
+    assert set(model.settings) == set(building.options(name)) - networks
     again = yaml.safe_load(yaml.safe_dump(plain_settings(model.settings)))
-    later = dict.fromkeys(zoo.options(name), 10**9)  # nonsense, if any of it were used
+    later = dict.fromkeys(building.options(name), 10**9)  # nonsense, if any of it were used
     monkeypatch.setitem(zoo.ZOO, name, replace(zoo.ZOO[name], settings={k: later[k] for k in later if k not in networks}))
     rebuilt = pf.create(name, data.spec, **again)
     assert [p.shape for p in rebuilt.parameters()] == [p.shape for p in model.parameters()]
@@ -217,13 +217,13 @@ def test_every_setting_is_explained():
 
     for name, line in zoo.ZOO.items():
         said = {p.arg_name for p in parse(line.load().__doc__ or "").params}
-        assert set(zoo.options(name)) <= said, f"{name}: {set(zoo.options(name)) - said} unexplained"
+        assert set(building.options(name)) <= said, f"{name}: {set(building.options(name)) - said} unexplained"
 
 
 @pytest.mark.parametrize("path", sorted((Path(__file__).parents[1] / "recipes").glob("*.yaml")), ids=lambda p: p.stem)
 def test_recipes_name_what_exists(path):
     recipe = yaml.safe_load(path.read_text())
-    options = zoo.options(recipe.pop("name"))
+    options = building.options(recipe.pop("name"))
     assert set(recipe.pop("model", {})) <= set(options)
     from inspect import signature
 

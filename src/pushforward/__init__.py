@@ -15,7 +15,7 @@ from pushforward._version import VERSION as __version__
 
 _HOMES = {
     "load_data": "data.loading",
-    "create": "zoo",
+    "create": "building",
     "train": "training.train",
     "load": "training.opening",
     "Run": "training.runs",
@@ -27,6 +27,7 @@ _HOMES = {
 }
 
 if TYPE_CHECKING:
+    from pushforward.building import create
     from pushforward.comparison.compare import compare
     from pushforward.data.loading import load_data
     from pushforward.errors import UserError
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
     from pushforward.training.opening import load
     from pushforward.training.runs import Run
     from pushforward.training.train import train
-    from pushforward.zoo import create
 
 __all__ = [
     "Run",

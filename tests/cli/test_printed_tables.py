@@ -2,7 +2,7 @@
 
 import pytest
 
-from pushforward import zoo
+from pushforward import building, zoo
 from pushforward.cli.models import describe, table
 from pushforward.evaluation.records import as_text
 
@@ -19,4 +19,4 @@ def test_no_name_of_a_model_is_cut(width):
 def test_no_option_is_cut():
     text = as_text(describe("vae"), 80)
     assert max(map(len, text.splitlines())) <= 80
-    assert all(f" {key.replace('_', '-')} " in text for key in zoo.options("vae"))
+    assert all(f" {key.replace('_', '-')} " in text for key in building.options("vae"))

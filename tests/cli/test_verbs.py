@@ -9,7 +9,7 @@ import torch
 import yaml
 from PIL import Image
 
-from pushforward import zoo
+from pushforward import building
 from pushforward.artefacts import read_recipe, write_picture
 from pushforward.cli import VERBS, main
 from pushforward.training.checkpoints import read_tensors
@@ -159,10 +159,10 @@ def test_print_config_shows_everything_resolved(capsys):
         main(["train", "vae", "--steps", "7", "--model.latent-dim", "5", "--print-config"])
     shown = yaml.safe_load(capsys.readouterr().out)
     assert shown["steps"] == 7 and shown["model"]["latent_dim"] == 5 and shown["model"]["beta"] == 1.0 and shown["seed"] == 0
-    assert shown["batch_size"] == zoo.method("vae").training["batch_size"]
+    assert shown["batch_size"] == building.method("vae").training["batch_size"]
     with pytest.raises(SystemExit):
         main(["train", "gmm", "--print-config"])
-    assert yaml.safe_load(capsys.readouterr().out)["steps"] == zoo.method("gmm").training["steps"]
+    assert yaml.safe_load(capsys.readouterr().out)["steps"] == building.method("gmm").training["steps"]
     with pytest.raises(SystemExit):
         main(["train", "vae", "--epochs", "3", "--print-config"])
     assert yaml.safe_load(capsys.readouterr().out)["steps"] is None, "a number of steps would overrule the epochs"

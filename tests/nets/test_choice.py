@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from pushforward import zoo
+from pushforward import building
 from pushforward.data.batches import Batch
 from pushforward.data.spec import Column, DataSpec
 from pushforward.errors import UserError
@@ -45,9 +45,9 @@ def test_least_moves_the_border_and_mistakes_are_sentences():
 def test_fields_get_convolutions_without_bounds(name):
     """Convolutions for (4, 16, 16), none for (4, 16), and samples as wide as the decoder likes: a field has no range."""
     torch.manual_seed(0)
-    model = zoo.create(name, FIELD)
+    model = building.create(name, FIELD)
     assert any(isinstance(module, CONVOLUTIONS) for module in model.modules())
-    assert not any(isinstance(module, CONVOLUTIONS) for module in zoo.create(name, LINES).modules())
+    assert not any(isinstance(module, CONVOLUTIONS) for module in building.create(name, LINES).modules())
     with torch.no_grad():
         for parameter in [p for key, p in model.named_parameters() if key.split(".")[0] in ("decoder", "generator", "leave")]:
             parameter *= 10
@@ -60,7 +60,7 @@ def test_fields_of_any_size_have_a_density_and_codes(name):
     """A size that is padded, and values that no image has."""
     spec = DataSpec("field", (2, 11, 14), columns=COLUMNS[:2])
     torch.manual_seed(0)
-    model, x = zoo.create(name, spec, width=8), 3 * torch.randn(3, 2, 11, 14)
+    model, x = building.create(name, spec, width=8), 3 * torch.randn(3, 2, 11, 14)
     model.loss(Batch(x), UpdateRng(torch.Generator().manual_seed(0))).total.backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
     with torch.no_grad():

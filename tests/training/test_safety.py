@@ -16,6 +16,7 @@ import yaml
 from small import Denoiser, Mean, points
 
 from pushforward.artefacts import read_recipe
+from pushforward.building import create
 from pushforward.data.batches import ArraySplit, Data
 from pushforward.data.loading import load_data
 from pushforward.errors import UserError
@@ -26,7 +27,6 @@ from pushforward.training.lock import LOCK, locked, refuse_if_running
 from pushforward.training.opening import load
 from pushforward.training.records import latest
 from pushforward.training.train import train
-from pushforward.zoo import create
 
 HERE = Path(__file__).parent
 QUICK = {"tensorboard": False, "precision": "fp32", "picture_every": 0, "batch_size": 32}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from pushforward import zoo
+from pushforward import building
 from pushforward.cli.parsing import Parser, peel, plain
 from pushforward.cli.train import add_data_options
 from pushforward.errors import UserError
@@ -26,7 +26,7 @@ def run(argv: Sequence[str]) -> None:
     sources = add_data_options(built)
     given = plain(built.understand(rest))
     for name in names:
-        zoo.method(name)
+        building.method(name)
     if len(names) < 2:
         raise UserError("compare needs two models or more, such as gmm vae gan (`pushforward models` lists them).")
     from rich.console import Console

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from pushforward import zoo
+from pushforward import building, zoo
 from pushforward.cli.parsing import Parser, peel
 
 WIDE = 130  # characters of a terminal that has room for every column
@@ -53,7 +53,7 @@ def describe(name: str) -> Any:
 
     from pushforward.models.contract import capabilities
 
-    line = zoo.method(name)
+    line = building.method(name)
     built = line.load()
     words = Text()
     words.append(f"{name}", style="bold")
@@ -63,7 +63,7 @@ def describe(name: str) -> Any:
     words.append(f"trains by default: {trains}\n")
     said = {parameter.arg_name: parameter.description for parameter in parse(built.__doc__ or "").params}
     options = _options_table(f"pushforward train {name} --model.OPTION")
-    for key, parameter in zoo.options(name).items():
+    for key, parameter in building.options(name).items():
         options.add_row(key.replace("_", "-"), str(parameter.default), " ".join((said.get(key) or "").split()))
     parts: list[Any] = [words, options]
     sample = getattr(built, "sample", None)

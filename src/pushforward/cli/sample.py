@@ -38,17 +38,17 @@ def run(argv: Sequence[str]) -> None:
     built.add_argument("--again", type=str | None, default=None, help="a file of samples to make anew")
     options: list[str] = []
     if words:
-        from pushforward import zoo
+        from pushforward import building, zoo
         from pushforward.training.records import read_record
 
         name = read_record(Path(words[0]))["model"]["name"]
         if name in zoo.ZOO:
-            sample = zoo.method(name).load().sample  # type: ignore[attr-defined]
+            sample = building.method(name).load().sample  # type: ignore[attr-defined]
             skip: set[str | int] = {"self", "condition", "generator", "n"}
             options = [key.split(".")[-1] for key in built.add_function_arguments(sample, skip=skip, fail_untyped=False)]
             from pushforward.training.runs import sampling_options
 
-            options = [key for key in options if key in sampling_options(zoo.method(name).load())]
+            options = [key for key in options if key in sampling_options(building.method(name).load())]
     swept = several(built, rest, options)
     given = plain(built.understand(swept.words[0] if swept else rest))
     if given["again"]:

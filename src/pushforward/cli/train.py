@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pushforward import zoo
+from pushforward import building
 from pushforward.cli.parsing import Parser, peel, plain
 from pushforward.data.hub_names import ask
 from pushforward.data.loading import BUILT_IN, foreseen, load_data
@@ -30,10 +30,10 @@ def add_data_options(built: Parser) -> list[str]:
 
 def add_model_options(built: Parser, name: str) -> None:
     """Adds the model's own options as --model.NAME; networks of the user's can be given in Python only."""
-    model_class = zoo.method(name).load()
-    modules = {p.name for p in zoo.options(name).values() if "Module" in str(p.annotation)}
+    model_class = building.method(name).load()
+    modules = {p.name for p in building.options(name).values() if "Module" in str(p.annotation)}
     built.add_class_arguments(model_class, "model", skip={"spec", *modules}, fail_untyped=False)
-    built.set_defaults({f"model.{key}": value for key, value in zoo.method(name).settings.items()})
+    built.set_defaults({f"model.{key}": value for key, value in building.method(name).settings.items()})
 
 
 def run(argv: Sequence[str]) -> int:
@@ -45,7 +45,7 @@ def run(argv: Sequence[str]) -> int:
     if "--resume" in rest or _option(rest, "--resume") == "true" or recipe.get("resume"):
         name, rest = _resumed(name, rest)
     if name is not None:
-        zoo.method(name)
+        building.method(name)
     built = Parser(f"pushforward train {name or 'MODEL'}", DESCRIPTION)
     built.add_argument("--config", action="config", help="a recipe: yaml with any of these options; later options override it")
     built.add_argument("--name", type=str | None, default=name, help="the model (or as the first word)")
@@ -57,9 +57,9 @@ def run(argv: Sequence[str]) -> int:
         add_model_options(built, name)
     if name and any(w.startswith("--print") for w in rest):
         timed = any(recipe.get(key) or _option(rest, f"--{key}") for key in ("epochs", "budget"))  # then no number of steps
-        usual = {key: value for key, value in zoo.method(name).training.items() if key in training}
+        usual = {key: value for key, value in building.method(name).training.items() if key in training}
         built.set_defaults({key: value for key, value in usual.items() if key != "steps" or not timed})
-    given = plain(built.understand(rest, lambda: [f"--model.{key}" for key in zoo.options(name)] if name else []))
+    given = plain(built.understand(rest, lambda: [f"--model.{key}" for key in building.options(name)] if name else []))
     name = given.get("name")
     if name is None:
         raise UserError("which model? Give its name first: pushforward train gan ... (`pushforward models` lists them)")
@@ -70,7 +70,7 @@ def run(argv: Sequence[str]) -> int:
     if not given["data"].startswith(CODES):
         kind = foreseen(given["data"])
         if kind is not None and not given["kind"]:
-            zoo.check_kind(name, kind, given["data"])
+            building.check_kind(name, kind, given["data"])
         elif kind is None and not Path(given["data"]).expanduser().exists():  # it may be one of the hub's
             ask(given["data"], list(BUILT_IN))
     return train_and_report(
@@ -91,7 +91,7 @@ def train_and_report(
     from pushforward.training.opening import open_data
 
     resolve_device(settings["device"])
-    zoo.check_settings(name, model_settings)
+    building.check_settings(name, model_settings)
     data = open_data(source, **sources)
     if _first():
         for note in data.notes:

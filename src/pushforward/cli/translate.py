@@ -54,11 +54,11 @@ def run(argv: Sequence[str]) -> None:
 
 def _own_options(built: Any, directory: str) -> list[str]:
     """Adds the options of the model's own `translate`, as --NAME; their names."""
-    from pushforward import zoo
+    from pushforward import building, zoo
     from pushforward.training.records import read_record
 
     name = read_record(Path(directory))["model"]["name"]
-    model_class = zoo.method(name).load() if name in zoo.ZOO else None
+    model_class = building.method(name).load() if name in zoo.ZOO else None
     if not hasattr(model_class, "translate"):
         return []
     from pushforward.training.runs import sampling_options

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import nn
 
-from pushforward import zoo
+from pushforward import building, zoo
 from pushforward.data.batches import Data
 from pushforward.data.loading import load_data
 from pushforward.data.spec import DataSpec
@@ -58,7 +58,7 @@ def load(
         if foreign or record["model"]["name"] not in zoo.ZOO:
             what = ", ".join(f"{key}=..." for key in foreign or ["model"])
             raise UserError(f"the run in {directory} has parts of your own; give them again: pf.load(path, {what}).")
-        model = zoo.create(record["model"]["name"], spec, **given)
+        model = building.create(record["model"]["name"], spec, **given)
     path = checkpoints.weights_file(directory, record.get("result", {}).get("status"))
     if best:
         path = directory / BEST

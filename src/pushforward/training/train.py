@@ -20,7 +20,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from pushforward import zoo
+from pushforward import building, zoo
 from pushforward._version import VERSION
 from pushforward.artefacts import write_yaml
 from pushforward.data import conditions
@@ -92,7 +92,7 @@ def name_of(model: nn.Module) -> str:
 def build(name: str, spec: DataSpec, settings: dict[str, Any], seed: int) -> nn.Module:
     """The model of a run by name: its first weights are a function of `seed`, however the run was started."""
     with seeded(mix(seed, 0x1417)):
-        return zoo.create(name, spec, **settings)
+        return building.create(name, spec, **settings)
 
 
 def run_directory(name: str, data_name: str, settings: TrainingSettings) -> Path:

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from pushforward.building import create
 from pushforward.data.batches import Batch
 from pushforward.data.spec import Condition, DataSpec
 from pushforward.errors import UserError
@@ -20,7 +21,6 @@ from pushforward.models.contract import Moment
 from pushforward.models.truncation import jacobian_norm
 from pushforward.nets.lipschitz import slope
 from pushforward.randomness import SampleRng, UpdateRng, seeded
-from pushforward.zoo import create
 
 CLASSES = Condition("class", 3, frequencies=(0.5, 0.25, 0.25))
 ATTRIBUTES = Condition("attributes", 2, frequencies=(0.5, 0.25))

@@ -7,6 +7,7 @@ import pytest
 import torch
 from scipy.stats import chisquare
 
+from pushforward.building import create
 from pushforward.data.batches import Batch
 from pushforward.data.spec import Condition, DataSpec, Vocabulary
 from pushforward.errors import UserError
@@ -14,7 +15,6 @@ from pushforward.models.autoregressive.sampling import choice_probabilities, win
 from pushforward.models.autoregressive.transformer import GPT
 from pushforward.models.contract import Density, Extends, Learns, Samples, capabilities
 from pushforward.randomness import SampleRng
-from pushforward.zoo import create
 
 CLASSES = Condition("class", 3, frequencies=(0.5, 0.3, 0.2))
 ATTRIBUTES = Condition("attributes", 4, frequencies=(0.9, 0.5, 0.1, 0.0))
