@@ -7,6 +7,7 @@ from check_bijections import check, stirred
 from pushforward.bijections.base import Chain
 from pushforward.bijections.coupling import Checkerboard, Coupling, ImageNetwork, VectorNetwork, alternating, coupling, halves
 from pushforward.bijections.elementwise import Additive, Affine
+from pushforward.bijections.shapes import Squeeze
 from pushforward.errors import UserError
 
 TRANSFORMS = {"additive": Additive(), "tanh": Affine("tanh"), "sigmoid": Affine("sigmoid")}
@@ -16,8 +17,8 @@ PARTITIONS = {
     "alternating": (alternating, (5,)),
     "two": (alternating, (2,)),
     "channels": (halves, (3, 2, 3)),
-    "checkerboard": (None, (2, 3, 3)),
-    "row": (None, (1, 1, 2)),
+    "checkerboard": (Checkerboard, (8, 2, 3)),
+    "square": (Checkerboard, (4, 1, 1)),
 }
 
 
@@ -27,7 +28,7 @@ def data(*shape, rows=3):
 
 def parted(name, swapped=False):
     make, shape = PARTITIONS[name]
-    return (make(shape[0], swapped) if make else Checkerboard(shape, swapped)), shape
+    return make(shape[0], swapped), shape
 
 
 def built(name, transform, swapped=False, **options):
@@ -92,12 +93,21 @@ def test_which_are_kept():
     assert moved(halves(5), (5,)) == [0, 0, 0, 1, 1]
     assert moved(halves(5, swapped=True), (5,)) == [1, 1, 1, 0, 0]
     assert moved(alternating(5), (5,)) == [0, 1, 0, 1, 0]
-    assert moved(Checkerboard((1, 3, 3)), (1, 3, 3)) == [[[0, 1, 0], [1, 0, 1], [0, 1, 0]]]
-    assert moved(Checkerboard((1, 3, 3), swapped=True), (1, 3, 3)) == [[[1, 0, 1], [0, 1, 0], [1, 0, 1]]]
+
+
+@pytest.mark.parametrize("swapped", [False, True])
+def test_checkerboards_are_of_pixels(swapped):
+    """Seen before the squeeze: all channels of the pixels with i + j odd are moved, or of those with i + j even."""
+    squeeze, x = Squeeze(), torch.zeros(1, 3, 4, 6)
+    partition = Checkerboard(12, swapped)
+    squeezed = squeeze(x)[0]
+    y = squeeze.inverse(partition.together(squeezed, partition.apart(squeezed)[1] + 1))
+    colour = (torch.arange(4)[:, None] + torch.arange(6)) % 2
+    assert torch.equal(y, (1 - colour if swapped else colour).expand_as(y).float())
 
 
 def test_a_network_speaks_of_each_number_in_its_place():
-    """One that says 10 c + 100 i + j for channel c of pixel (i, j) moves that number by as much."""
+    """One that says 10 c + 100 i + j for the c-th of what is moved moves that number by as much."""
 
     class Places(torch.nn.Module):
         def forward(self, x, context=None):
@@ -105,10 +115,11 @@ def test_a_network_speaks_of_each_number_in_its_place():
             places = 10 * torch.arange(c)[:, None, None] + 100 * torch.arange(h)[:, None] + torch.arange(w)
             return places.expand(x.shape).float()
 
-    x = torch.zeros(2, 3, 3, 4)
-    for swapped in (False, True):
-        y = Coupling(Checkerboard((3, 3, 4), swapped), Places(), Additive())(x)[0]
-        expected = Places()(x) * (((torch.arange(3)[:, None] + torch.arange(4)) % 2) == (0 if swapped else 1))
+    x = torch.zeros(2, 8, 3, 4)
+    for swapped, moving in ((False, [1, 2, 5, 6]), (True, [0, 3, 4, 7])):
+        y = Coupling(Checkerboard(8, swapped), Places(), Additive())(x)[0]
+        expected = torch.zeros_like(x)
+        expected[:, moving] = Places()(x[:, :4])
         torch.testing.assert_close(y, expected)
 
 
@@ -129,9 +140,10 @@ def test_one_number_is_refused(make):
         make(1)
 
 
-def test_a_checkerboard_of_one_pixel_is_refused():
-    with pytest.raises(UserError, match="1x1 pixels was asked for; it needs at least 2"):
-        Checkerboard((3, 1, 1))
+@pytest.mark.parametrize("size", [0, 1, 3, 6])
+def test_a_checkerboard_of_what_was_not_squeezed_is_refused(size):
+    with pytest.raises(UserError, match=f"of {size} channels was asked for; it is of squeezed images"):
+        Checkerboard(size)
 
 
 @pytest.mark.parametrize("name", ["alternating", "channels", "checkerboard"])

@@ -8,8 +8,10 @@ from check_bijections import check, check_gradients_of_inverse, jacobian
 
 from pushforward.bijections import residual
 from pushforward.bijections.base import Inverted
+from pushforward.bijections.estimates import drawing
 from pushforward.bijections.residual import LipSwish, Residual, exact, fixed_point, roulette
 from pushforward.errors import UserError
+from pushforward.randomness import SampleRng
 
 
 def built(shape: tuple[int, ...] = (4,), context: int = 0, hidden: tuple[int, ...] = (16, 16)) -> Residual:
@@ -104,14 +106,22 @@ def test_the_gradient_has_no_bias():
     assert (truth.abs() / error).median() > 5  # most are far from 0: a wrong sign would be seen
 
 
-def test_training_draws_anew_and_eval_does_not(monkeypatch):
+def test_noise_is_the_rngs_or_a_function_of_the_datum(monkeypatch):
     monkeypatch.setattr(residual, "EXACT", {True: 0, False: 0})
     bijection, x = built().double(), numbers(6, 4).double()
-    bijection.train()
-    torch.manual_seed(0)
-    one, other = bijection(x)[1], bijection(x)[1]
-    torch.manual_seed(0)
-    assert torch.equal(bijection(x)[1], one) and (one != other).all()
+
+    def drawn(seed):
+        with drawing(bijection, SampleRng(seed)):
+            return bijection(x)[1]
+
+    for bijection.training in (True, False):
+        one, other = drawn(0), drawn(1)
+        assert torch.equal(drawn(0), one) and (one != other).all()
+        torch.manual_seed(1)
+        assert torch.equal(drawn(0), one), "the global state has no say"
+        with drawing(bijection, SampleRng(0)):
+            again = bijection(bijection(x)[0] * 0 + x)[1]
+        assert (again != one).all(), "two determinants in a row have draws of their own"
     bijection.eval()
     y, log_det = bijection(x)
     assert torch.equal(bijection(x)[1], log_det)

@@ -12,8 +12,8 @@ whose number of terms n is drawn too: the first `terms` surely, each other with 
 roulette"). That has no bias, wherever a fixed number of terms would. The gradient is estimated alike, by
 d log det(I + J) = tr((I + J)^-1 dJ) = E sum_{k>=0} (-1)^k v^T J^k dJ v / P(N >= k), so that no powers of J are kept.
 
-In few dimensions the determinant is exact. Otherwise it is an estimate: in training a fresh one each time, drawn as dropout
-is, with 2 sure terms; in eval mode one with 20 whose draws are a function of x.
+In few dimensions the determinant is exact. Otherwise it is an estimate, in training with 2 sure terms, in eval mode with 20.
+Its noise is that of `estimates.drawing`, and without it a function of x: train within it, or each datum keeps its noise.
 
 Behrmann, Grathwohl, Chen, Duvenaud and Jacobsen 2019, "Invertible residual networks", arXiv:1811.00995; Chen, Behrmann,
 Duvenaud and Jacobsen 2019, "Residual flows for invertible generative modeling", arXiv:1906.02735.
@@ -30,11 +30,10 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from pushforward.bijections.base import Bijection
-from pushforward.distributions.likelihoods import keys_of, total, wide
+from pushforward.bijections.estimates import Estimated
+from pushforward.distributions.likelihoods import total, wide
 from pushforward.errors import UserError
 from pushforward.nets.lipschitz import OrthonormalConv2d, follow, spectral
-from pushforward.randomness import normals, uniforms
 
 SLOPE = 0.9  # c
 TERMS = {True: 2, False: 20}  # sure terms of the series: in training, in eval mode
@@ -95,7 +94,7 @@ class Contraction(nn.Module):
         return SLOPE * torch.tanh(self.scale) * h
 
 
-class Residual(Bijection):
+class Residual(Estimated):
     """x (B, *shape) <-> x + g(x).
 
     Args:
@@ -107,6 +106,10 @@ class Residual(Bijection):
     def __init__(self, shape: tuple[int, ...], hidden: Sequence[int] = (128, 128), context: int = 0):
         super().__init__()
         self.g = Contraction(shape, hidden, context)
+        self.dimensions = math.prod(shape)
+
+    def estimates(self) -> bool:
+        return self.dimensions > EXACT[self.training]
 
     def forward(
         self, x: Float[Tensor, "b *shape"], context: Tensor | None = None
@@ -119,19 +122,14 @@ class Residual(Bijection):
             if not (wanted and x.requires_grad):
                 x = x.detach().requires_grad_()
             g = self.g(x, context)
-            if math.prod(x.shape[1:]) <= EXACT[self.training]:
-                log_det = exact(g, x, wanted)
+            if self.estimates():
+                # In training one number of terms for all rows, which so need as few as one of them.
+                noise = self.normal(x), self.uniform(x, alike=self.training)
+                log_det = roulette(g, x, *noise, TERMS[self.training], wanted)
             else:
-                log_det = roulette(g, x, *self.draws(x), TERMS[self.training], wanted)
+                log_det = exact(g, x, wanted)
             y = x + g
         return (y, log_det) if wanted else (y.detach(), log_det.detach())
-
-    def draws(self, x: Float[Tensor, "b *shape"]) -> tuple[Float[Tensor, "b *shape"], Float[Tensor, " r"]]:
-        """v, and a uniform number that n comes of: in training one for all rows, which so need as few terms as one of them."""
-        if self.training:
-            return torch.randn_like(x), 1 - torch.rand(1, device=x.device)
-        keys = keys_of(x)
-        return normals(keys, math.prod(x.shape[1:]), 0).to(x.dtype).view_as(x), uniforms(keys, 1, 1)[:, 0]
 
     def inverse(self, y: Float[Tensor, "b *shape"], context: Tensor | None = None) -> Float[Tensor, "b *shape"]:
         y = wide(y)

@@ -33,8 +33,8 @@ ONE = math.log(math.expm1(1 - LEAST))  # LEAST + softplus(ONE) = 1
 class RationalQuadraticSpline(Elementwise):
     """K widths, K heights and K - 1 slopes at inner knots for each number; all 0: the identity.
 
-    Widths and heights are softmaxes of their parameters, mixed with SHARE of 2B each; slopes exponentials of theirs, bent into
-    (e^-7, e^7). So no parameters make a bin of no size or an infinite slope.
+    Widths and heights are softmaxes of their parameters, mixed with SHARE of 2B each; slopes softplus of theirs, which are bent
+    into +-LIMIT, above LEAST. So no parameters make a bin of no size or an infinite slope.
 
     Args:
         bins: K, 2 to 500.

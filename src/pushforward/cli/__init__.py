@@ -18,6 +18,7 @@ VERBS = {
     "edit": "add an attribute to data, or take it away",
     "mix": "coarse styles of some images, fine styles of others (StyleGAN)",
     "translate": "images of one domain as images of another",
+    "complete": "a text continued as it is drawn; the missing half of images",
     "reconstruct": "data beside what their codes give back",
     "outliers": "the data that a model finds strangest",
     "models": "what there is, in words: family, what it can do, source; one model's options",

@@ -240,7 +240,8 @@ def verb_again(path: Path, recipe: dict[str, Any], directory: str | None, out: s
 
 
 def _picture(path: Path) -> str:
-    return path.suffix if path.suffix in (".png", ".gif") else ".png"  # a table of outliers stands beside its picture
+    kept = (".png", ".gif", ".txt", ".jsonl")
+    return path.suffix if path.suffix in kept else ".png"  # a table of outliers stands beside its picture
 
 
 def write_one(loaded: Any, path: Path, recipe: dict[str, Any], options: dict[str, Any]) -> Path:

@@ -33,14 +33,17 @@ def standard_normal(z: Float[Tensor, "b *shape"]) -> Float[Tensor, "b"]:
     return -0.5 * (z**2).sum(1) - 0.5 * z.shape[1] * math.log(2 * math.pi)
 
 
-def divergences(v: Float[Tensor, "b d"], x: Float[Tensor, "b d"], probes: Float[Tensor, "k b d"] | None) -> Tensor:
+def divergences(
+    v: Float[Tensor, "b d"], x: Float[Tensor, "b d"], probes: Float[Tensor, "k b d"] | None, graph: bool = False
+) -> Tensor:
     """The divergence of v, a function of x, row by row: exactly (B, 1), or with probes (K, B, D) of unit covariance its K
-    Hutchinson estimates probe^T (dv/dx) probe (B, K), each unbiased."""
+    Hutchinson estimates probe^T (dv/dx) probe (B, K), each unbiased. graph: whether it can be differentiated again."""
     if probes is None:
         axes = torch.eye(x.shape[1], dtype=x.dtype, device=x.device)[:, None, :].expand(-1, len(x), -1)
-        products = torch.autograd.grad(v, x, axes, is_grads_batched=True)[0]
+        products = torch.autograd.grad(v, x, axes, is_grads_batched=True, create_graph=graph)[0]
         return (axes * products).sum((0, 2))[:, None]
-    return torch.stack([(probe * torch.autograd.grad(v, x, probe, retain_graph=True)[0]).sum(1) for probe in probes], 1)
+    each = [torch.autograd.grad(v, x, probe, create_graph=graph, retain_graph=True)[0] for probe in probes]
+    return torch.stack([(probe * product).sum(1) for probe, product in zip(probes, each, strict=True)], 1)
 
 
 def log_prob_along(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable
 from pathlib import Path
@@ -185,13 +186,24 @@ class Run:
             made = model.translate(source, condition=wanted, generator=self._rng(_seed(seed)), **options)
         return self.units.present(self.units.to_codes(made).cpu())
 
-    def extend(self, prefix: Any, length: int = 100, *, condition: Any = None, seed: int | None = None, **options: Any) -> Any:
+    def extend(
+        self,
+        prefix: Any,
+        length: int = 100,
+        *,
+        condition: Any = None,
+        seed: int | None = None,
+        watch: Callable[[int, Tensor], object] | None = None,
+        **options: Any,
+    ) -> Any:
         """Texts (or token ids) that begin with `prefix` and go on for `length` tokens. One text or several, of any lengths.
 
-        Row i is a function of (seed, i, prefix i). options: the model's own (temperature, top_k, top_p).
+        Row i is a function of (seed, i, prefix i). watch: called after each token with the number of the first row that is
+        being drawn and its ids so far (rows, p + 1 .. p + length): of texts one row after another. options: the model's own
+        (temperature, top_k, top_p).
         """
         model = self._able(Extends, "continue texts")
-        self._check_options("extend", options)
+        self._check_options("extend", options if watch is None else {**options, "watch": watch})
         texts = [prefix] if isinstance(prefix, str) else prefix
         if len(texts) == 0:
             raise UserError("no prefix was given; give a text, or several.")
@@ -203,6 +215,8 @@ class Run:
             rows = slice(first, first + len(part))
             given = self._condition(wanted, rows)
             x = part.to(device_of(self.model))
+            if watch is not None:
+                options["watch"] = functools.partial(watch, first)
             with torch.no_grad():
                 made.append(model.extend(x, length, condition=given, generator=self._rng(seed, first), **options))
             first = rows.stop

@@ -17,6 +17,8 @@ Radford et al. 2019, Language models are unsupervised multitask learners; Vaswan
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -25,10 +27,10 @@ from torch.nn import functional as F
 from pushforward.data.batches import Batch
 from pushforward.data.spec import DataSpec
 from pushforward.errors import UserError
-from pushforward.models.autoregressive.sampling import check_choice, generate, windows
+from pushforward.models.autoregressive.sampling import Choice, generate, windows
 from pushforward.models.contract import Generator, LogProb, Loss, OptimizerSettings, Player, device_of, evaluating
 from pushforward.nets.conditioning import ConditionEmbedding, condition_rates, draw_condition
-from pushforward.nets.transformer import Decoder
+from pushforward.nets.transformer import Decoder, Norm, Perceptron, Positions
 from pushforward.randomness import Rng, as_rng
 
 
@@ -43,6 +45,10 @@ class GPT(nn.Module):
         dropout: rate; 0.1 to 0.2 where a small text is seen many times.
         context: positions that the network sees at once; None: all L of a training sequence.
         tied: whether the matrix that reads tokens also scores them.
+        positions: how the network knows where a token stands: a learned vector, sinusoids, or rotary ones, of distances alone.
+        norm: before each part of a block.
+        perceptron: of each block; swiglu has as many parameters as gelu.
+        bias: whether linear maps and layer norms have one.
         learning_rate: of AdamW.
         weight_decay: of AdamW (on matrices; biases and norms go without).
     """
@@ -59,6 +65,10 @@ class GPT(nn.Module):
         dropout: float = 0.0,
         context: int | None = None,
         tied: bool = True,
+        positions: Positions = "rotary",
+        norm: Norm = "layer",
+        perceptron: Perceptron = "swiglu",
+        bias: bool = True,
         learning_rate: float = 1e-3,
         weight_decay: float = 0.1,
     ):
@@ -74,7 +84,19 @@ class GPT(nn.Module):
             )
         self.spec, self.length, self.vocabulary = spec, length, spec.vocabulary.size
         self.learning_rate, self.weight_decay = learning_rate, weight_decay
-        self.network = Decoder(self.vocabulary, context, depth=depth, heads=heads, width=width, dropout=dropout, tied=tied)
+        self.network = Decoder(
+            self.vocabulary,
+            context,
+            depth=depth,
+            heads=heads,
+            width=width,
+            dropout=dropout,
+            tied=tied,
+            positions=positions,
+            norm=norm,
+            perceptron=perceptron,
+            bias=bias,
+        )
         self.begin: nn.Parameter | ConditionEmbedding
         if spec.condition is None:
             self.begin = nn.Parameter(torch.zeros(width))
@@ -89,7 +111,7 @@ class GPT(nn.Module):
         begin = self._begin(len(x), condition)
         parts = []
         for start, first, end in windows(x.shape[1], self.network.context):
-            logits, _ = self.network(x[:, start : end - 1], first=begin)
+            logits = self.network(x[:, start : end - 1], first=begin)
             parts.append(_log_probs(logits[:, first - start : end - start], x[:, first:end]))
         return torch.cat(parts, 1)
 
@@ -134,7 +156,7 @@ class GPT(nn.Module):
                 for at in torch.tensor(starts, device=tokens.device).split(batch_size):
                     x = tokens[at[:, None] + torch.arange(end, device=tokens.device)]
                     rows = None if condition is None else condition.expand(len(x), *condition.shape[1:])
-                    logits, _ = self.network(x[:, :-1], first=self._begin(len(x), rows))
+                    logits = self.network(x[:, :-1], first=self._begin(len(x), rows))
                     total += _log_probs(logits[:, first:], x[:, first:]).double().sum().item()
         return -total / len(tokens)
 
@@ -159,6 +181,8 @@ class GPT(nn.Module):
         temperature: float = 1.0,
         top_k: int | None = None,
         top_p: float | None = None,
+        min_p: float | None = None,
+        repetition_penalty: float = 1.0,
         cache: bool = True,
     ) -> Int[Tensor, "n l"]:
         """Draws n sequences of `length` tokens (None: as long as a training sequence).
@@ -169,6 +193,8 @@ class GPT(nn.Module):
             temperature: below 1 sharpens, above 1 flattens.
             top_k: only the k likeliest tokens.
             top_p: only the fewest tokens that hold this much probability.
+            min_p: only tokens at least so many times as likely as the likeliest one.
+            repetition_penalty: above 1 makes what is in the text already less likely.
             cache: False computes the past anew for each token (slower, the same text).
         """
         length = self.length if length is None else length
@@ -181,6 +207,8 @@ class GPT(nn.Module):
             temperature=temperature,
             top_k=top_k,
             top_p=top_p,
+            min_p=min_p,
+            repetition_penalty=repetition_penalty,
             cache=cache,
         )
 
@@ -195,13 +223,17 @@ class GPT(nn.Module):
         temperature: float = 1.0,
         top_k: int | None = None,
         top_p: float | None = None,
+        min_p: float | None = None,
+        repetition_penalty: float = 1.0,
         cache: bool = True,
+        watch: Callable[[Tensor], object] | None = None,
     ) -> Int[Tensor, "b n"]:
         """Continues each prefix by `length` tokens and returns both, n = p + length. Options as in `sample`.
 
-        A prefix may have any length; beyond the context the network sees its end.
+        A prefix may have any length; beyond the context the network sees its end. watch: called after each token with the
+        sequences so far (B, p + 1 .. n).
         """
-        check_choice(temperature, top_k, top_p)
+        choice = Choice(temperature, top_k, top_p, min_p, repetition_penalty)
         if length < 0:
             raise UserError(f"a text cannot be continued by {length} tokens; give 0 or more.")
         prefix, condition = self._checked(prefix), self._checked_condition(condition)
@@ -212,9 +244,7 @@ class GPT(nn.Module):
         uniforms = rng.rand(len(prefix), length)
         with evaluating(self):
             begin = self._begin(len(prefix), condition)
-            return generate(
-                self.network, begin, prefix, uniforms, temperature=temperature, top_k=top_k, top_p=top_p, cache=cache
-            )
+            return generate(self.network, begin, prefix, uniforms, choice, cache=cache, watch=watch)
 
     def _begin(self, rows: int, condition: Tensor | None) -> Float[Tensor, "b 1 width"]:
         """The vector before the first token: what all sequences share, plus the embedded condition."""

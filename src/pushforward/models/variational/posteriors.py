@@ -4,27 +4,41 @@
     full        z = mean + L eps, L lower triangular with positive diagonal       likewise
     iaf         z_0 = mean + sigma eps, then T times                              by Monte Carlo
                 z_t = s_t z_{t-1} + (1 - s_t) m_t,   [m_t, s_t] = masked MLP(z_{t-1}, h),   s_t = sigmoid(.)
+    planar      z_0 = mean + sigma eps, then T times                              likewise
+                z_t = z_{t-1} + u_t tanh(w_t.z_{t-1} + b_t),   [w_t, u_t, b_t] linear in h
+    radial      drawn to points or pushed from them,  sylvester    planar in several directions at once (bijections/planar.py)
 
-In each the Jacobian dz / deps is triangular up to an order of the units, so log q(z | x) = log N(eps; 0, I) - sum_j log of its
-diagonal, and log q - log p(z) is a sum over the units: that is the KL "per unit" (exact in sum, and each by itself where p
-factorises). A masked MLP's t-th order is the reverse of the one before. h is what the encoder says beside mean and sigma.
+with h what the encoder says beside mean and sigma. log q(z | x) = log N(eps; 0, I) - log |det dz / deps|. In the first three
+the Jacobian is triangular up to an order of the units (a masked MLP's t-th is the reverse of the one before), so its log is a
+sum over them, and so is log q - log p(z): that is the KL "per unit" (exact in sum, and each by itself where p factorises). Of
+the others the determinant alone is known: each unit has an equal share of its log, and their KLs are exact in sum only.
 
 Sources: Kingma and Welling 2014, arXiv:1312.6114; Kingma, Salimans et al. 2016, "Improved variational inference with inverse
-autoregressive flow", arXiv:1606.04934.
+autoregressive flow", arXiv:1606.04934; Rezende and Mohamed 2015, arXiv:1505.05770 (planar, radial); van den Berg et al. 2018,
+arXiv:1803.05649 (Sylvester).
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal, cast, get_args
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from pushforward.bijections.autoregressive import Gated, MaskedAutoregressive
+from pushforward.bijections.base import Bijection
+from pushforward.bijections.planar import Planar, Radial, Sylvester
 from pushforward.distributions.likelihoods import soft_clamp, wide
-from pushforward.errors import UserError
+from pushforward.errors import UserError, nearest
+
+Name = Literal["gaussian", "full", "iaf", "planar", "radial", "sylvester"]
 
 LOG_SIGMA = 8.0  # the posterior's log sigma stays within +-8
 CONTEXT = 32  # numbers of h
+STEPS = 8  # of planar, radial and Sylvester flows
+DIRECTIONS = 4  # of a Sylvester step, or as many as there are units
 
 
 def kl_to_standard_normal(mean: Float[Tensor, "b d"], log_sigma: Float[Tensor, "b d"]) -> Float[Tensor, "b d"]:
@@ -42,11 +56,11 @@ class Posterior(nn.Module):
     outputs: int
 
     def mean(self, said: Float[Tensor, "b o"]) -> Float[Tensor, "b d"]:
-        """The code of x: the mean (iaf: where the flow sends the mean of its base)."""
+        """The code of x: the mean (of a flow: where it sends the mean of its base)."""
         raise NotImplementedError
 
     def draw(self, said: Float[Tensor, "b o"], noise: Float[Tensor, "b k d"]) -> tuple[Tensor, Tensor]:
-        """z (B, K, d), and the log of the Jacobian's diagonal, (B, 1 or K, d)."""
+        """z (B, K, d), and the log of the Jacobian's diagonal, (B, 1 or K, d): shares of log |det| where there is none."""
         raise NotImplementedError
 
     def kl(self, said: Float[Tensor, "b o"]) -> Float[Tensor, "b d"] | None:
@@ -108,33 +122,65 @@ class Full(Posterior):
         return 0.5 * (mean.square() + lower.square().sum(2) - 1) - log_diagonal
 
 
-class InverseAutoregressive(Posterior):
-    """A Gaussian bent by `steps` gated inverse autoregressive steps; each starts at z_t = 0.98 z_{t-1}, with shifts of 0."""
+class Bent(Posterior):
+    """A diagonal Gaussian bent by steps that are told h: abstract."""
 
-    def __init__(self, latent_dim: int, steps: int = 2, width: int = 128):
+    def __init__(self, latent_dim: int):
         super().__init__()
         self.base = Diagonal(latent_dim)
         self.outputs = self.base.outputs + CONTEXT
-        hidden = (max(width, latent_dim),)
-        self.steps = nn.ModuleList(MaskedAutoregressive(latent_dim, Gated(), hidden, CONTEXT) for _ in range(steps))
+
+    def begin(self, said: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Draws of the Gaussian and their log slopes (B, K, d), and h beside each (B * K, 32)."""
+        said, context = said.split([self.base.outputs, CONTEXT], 1)
+        z, log_slope = self.base.draw(said, noise)
+        return z, log_slope.expand_as(z), context.repeat_interleave(noise.shape[1], 0)
 
     def mean(self, said: Float[Tensor, "b o"]) -> Float[Tensor, "b d"]:
         noise = torch.zeros(len(said), 1, self.base.outputs // 2, device=said.device, dtype=wide(said).dtype)
         return self.draw(said, noise)[0][:, 0]
 
+    def kl(self, said: Float[Tensor, "b o"]) -> Float[Tensor, "b d"] | None:
+        return None
+
+
+class InverseAutoregressive(Bent):
+    """A Gaussian bent by `steps` gated inverse autoregressive steps; each starts at z_t = 0.98 z_{t-1}, with shifts of 0."""
+
+    def __init__(self, latent_dim: int, steps: int = 2, width: int = 128):
+        super().__init__(latent_dim)
+        hidden = (max(width, latent_dim),)
+        self.steps = nn.ModuleList(MaskedAutoregressive(latent_dim, Gated(), hidden, CONTEXT) for _ in range(steps))
+
     def draw(self, said: Float[Tensor, "b o"], noise: Float[Tensor, "b k d"]) -> tuple[Tensor, Tensor]:
-        said, context = said.split([self.base.outputs, CONTEXT], 1)
-        z, log_slope = self.base.draw(said, noise)
-        context = context.repeat_interleave(noise.shape[1], 0)
-        log_slope = log_slope.expand_as(z)
-        for step in self.steps:
-            assert isinstance(step, MaskedAutoregressive)
+        z, log_slope, context = self.begin(said, noise)
+        for step in cast(list[MaskedAutoregressive], list(self.steps)):
             z, slopes = step.slopes(z.flip(2).flatten(0, 1), context)
             z, log_slope = z.view_as(noise), log_slope.flip(2) + slopes.view_as(noise)
         return (z.flip(2), log_slope.flip(2)) if len(self.steps) % 2 else (z, log_slope)
 
-    def kl(self, said: Float[Tensor, "b o"]) -> Float[Tensor, "b d"] | None:
-        return None
+
+FLOWS: dict[str, Callable[[int], Bijection]] = {
+    "planar": lambda d: Planar(d, CONTEXT),
+    "radial": lambda d: Radial(d, CONTEXT),
+    "sylvester": lambda d: Sylvester(d, min(DIRECTIONS, d), CONTEXT),
+}
+
+
+class Amortised(Bent):
+    """A Gaussian bent by `steps` maps of `FLOWS` that have their parameters from h, and at first do nothing."""
+
+    def __init__(self, latent_dim: int, kind: str, steps: int = STEPS):
+        super().__init__(latent_dim)
+        self.steps = nn.ModuleList(FLOWS[kind](latent_dim) for _ in range(steps))
+
+    def draw(self, said: Float[Tensor, "b o"], noise: Float[Tensor, "b k d"]) -> tuple[Tensor, Tensor]:
+        z, log_slope, context = self.begin(said, noise)
+        z = z.flatten(0, 1)
+        for step in self.steps:
+            z, log_det = step(z, context)
+            log_slope = log_slope + (log_det / z.shape[1]).view(*noise.shape[:2], 1)
+        return z.view_as(noise), log_slope
 
 
 def posterior(name: str, latent_dim: int) -> Posterior:
@@ -145,4 +191,6 @@ def posterior(name: str, latent_dim: int) -> Posterior:
         return Full(latent_dim)
     if name == "iaf":
         return InverseAutoregressive(latent_dim)
-    raise UserError(f"posterior is gaussian, full or iaf, not {name!r}.")
+    if name in FLOWS:
+        return Amortised(latent_dim, name)
+    raise UserError(f"posterior = {name!r} was given; {nearest(name, get_args(Name))}")

@@ -49,7 +49,8 @@ class VAE(Variational):
             integers or gaps, gaussian else), bernoulli, gaussian, logistic, categorical.
         binarise: Of the bernoulli likelihood: draw black and white images from the grey levels anew at each update, instead of
             reading the levels as probabilities.
-        posterior: What q(z | x) can be: gaussian (diagonal), full (any Gaussian), iaf (inverse autoregressive flow).
+        posterior: What q(z | x) can be: gaussian (diagonal), full (any Gaussian), iaf (inverse autoregressive flow), planar,
+            radial or sylvester (flows of few directions or centres).
         network: auto (conv for images and fields (C, H, W) larger than 8 x 8, mlp else), mlp or conv.
         width: Width of the mlp's layers, or channels of the conv's first stage; None: 256 or 32.
         depth: Hidden layers of the mlp, or residual blocks per stage of the conv; None: 2 or 0.
@@ -78,7 +79,7 @@ class VAE(Variational):
         latent_dim: int = 16,
         likelihood: likelihoods.Name = "auto",
         binarise: bool = False,
-        posterior: Literal["gaussian", "full", "iaf"] = "gaussian",
+        posterior: posteriors.Name = "gaussian",
         network: Literal["auto", "mlp", "conv"] = "auto",
         width: int | None = None,
         depth: int | None = None,
@@ -176,7 +177,7 @@ class VAE(Variational):
         return self.likelihood.log_prob(self.parameters_of(z, embedding), x)
 
     def encode(self, x: Float[Tensor, "b *shape"], *, condition: Tensor | None = None) -> Float[Tensor, "b d"]:
-        """The posterior's mean (of an inverse autoregressive flow: where it sends its base's mean)."""
+        """The posterior's mean (of a flow: where it sends its base's mean)."""
         return self.posterior.mean(self.infer(x, self.embed(condition, len(x))))
 
     def diagnose(self, x: Float[Tensor, "b *shape"], *, condition: Tensor | None = None) -> dict[str, float]:
