@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy import stats
 
-from pushforward.randomness import SampleRng, UpdateRng, mix, normals, uniforms
+from pushforward.randomness import SampleRng, UpdateRng, chosen, mix, normals, uniforms
 
 DTYPES = [torch.float32, torch.float64]
 
@@ -151,6 +151,20 @@ def test_categorical_frequencies():
     p = torch.tensor([0.1, 0.0, 0.6, 0.3])
     drawn = SampleRng(1).categorical(p.expand(20_000, -1)).bincount(minlength=4) / 20_000
     assert ((drawn - p).abs() <= 5 * (p * (1 - p) / 20_000).sqrt()).all()
+
+
+def test_a_uniform_number_chooses_by_weight():
+    """Exactly as often as the weights say, never what has none (at the ends too), whatever the weights' sum and shape."""
+    weights, uniform = torch.tensor([0.0, 10.0, 0.0, 6.0, 4.0, 0.0]), (torch.arange(1000, dtype=torch.float64) + 0.5) / 1000
+    assert chosen(weights, uniform).bincount(minlength=6).tolist() == [0, 500, 0, 300, 200, 0]
+    assert chosen(weights, torch.tensor([0.0, 0.49, 0.5, 1 - 2**-24])).tolist() == [1, 1, 3, 4]
+    assert chosen(weights, torch.tensor(0.5)).item() == 3
+    some, at = torch.rand(2, 3, 4), torch.rand(2, 3)
+    each = [chosen(w, u).item() for w, u in zip(some.flatten(0, 1), at.flatten(), strict=True)]
+    assert chosen(some, at).flatten().tolist() == each
+    # float32 counts to 2^24 ones and no further
+    last = torch.tensor((2**24 + 3.5) / (2**24 + 64), dtype=torch.float64)
+    assert chosen(torch.ones(1).expand(2**24 + 64), last).item() == 2**24 + 3
 
 
 def test_a_shared_draw_is_one_for_all_rows_and_processes():

@@ -18,6 +18,8 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
+EVALUATION_SEED = 0x1A3  # of what is drawn to measure a model, so that a figure is a function of the data alone
+
 _MASK = (1 << 64) - 1
 
 
@@ -65,9 +67,19 @@ class Rng(ABC):
 
     def categorical(self, probabilities: Tensor) -> Tensor:
         """One index a row of `probabilities` (rows, K); rows need not be normalised."""
-        cumulative = probabilities.double().cumsum(-1)
-        threshold = self.rand(len(probabilities), dtype=torch.float64)[:, None] * cumulative[:, -1:]
-        return (cumulative <= threshold).sum(-1).clamp_(max=probabilities.shape[-1] - 1)
+        return chosen(probabilities, self.rand(len(probabilities), dtype=torch.float64))
+
+
+def chosen(weights: Tensor, uniform: Tensor) -> Tensor:
+    """The indices (...) that uniform numbers (...) on [0, 1) choose by weights (..., K), which need not be normalised: each the
+    first whose cumulative weight exceeds the number times their sum, in float64. So none of weight 0 is among them.
+
+    >>> chosen(torch.tensor([5.0, 0.0, 3.0, 2.0]), torch.tensor(0.5))
+    tensor(2)
+    """
+    cumulative = weights.cumsum(-1, dtype=torch.float64)
+    threshold = uniform.double()[..., None] * cumulative[..., -1:]
+    return (cumulative <= threshold).sum(-1).clamp_(max=weights.shape[-1] - 1)
 
 
 def _drawn_in(dtype: torch.dtype) -> torch.dtype:

@@ -565,13 +565,13 @@ ZOO: dict[str, Method] = {
                 "nice",
                 "Flow of additive couplings",
                 "Dinh et al. 2015, arXiv:1410.8516",
-                {"transform": "additive", "mixing": "reverse"},
+                {"transform": "additive", "mixing": "none"},
             ),
             (
                 "realnvp",
                 "Flow of affine couplings; of images by checkerboards and channels, level by level",
                 "Dinh et al. 2017, arXiv:1605.08803",
-                {"mixing": "reverse", "checkerboard": 3},
+                {"mixing": "none", "checkerboard": 3},
             ),
             (
                 "glow",
@@ -675,7 +675,7 @@ ZOO: dict[str, Method] = {
         "MADE: each column given those before it, by a mixture, a softmax or a mass",
         "Germain et al. 2015, arXiv:1502.03509; Uria et al. 2013, arXiv:1306.0186",
         VECTORS,
-        training={"steps": 2_000, "batch_size": 128},
+        training={"steps": 2_000, "batch_size": 128, "patience": 4},
     ),
     "flow-matching": Method(
         "diffusion",

@@ -11,6 +11,7 @@ from pushforward.bijections.base import Inverted
 from pushforward.bijections.estimates import drawing
 from pushforward.bijections.residual import LipSwish, Residual, exact, fixed_point, roulette
 from pushforward.errors import UserError
+from pushforward.nets.lipschitz import follow
 from pushforward.randomness import SampleRng
 
 
@@ -23,7 +24,7 @@ def built(shape: tuple[int, ...] = (4,), context: int = 0, hidden: tuple[int, ..
         for parameter in bijection.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))
     for _ in range(50):
-        bijection.after_update()
+        follow(bijection)
     return bijection
 
 
@@ -178,5 +179,5 @@ def test_what_is_refused():
         Residual((4,), ())
     with pytest.raises(UserError, match="context"):
         built(context=3)(numbers(2, 4))
-    with pytest.raises(UserError, match="after_update"):
+    with pytest.raises(UserError, match="follow"):
         fixed_point(lambda x: 1.1 * x + 1, torch.zeros(3))

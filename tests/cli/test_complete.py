@@ -37,6 +37,9 @@ def place(tmp_path_factory):
         models = [create("gpt", data.spec, **small) for data in (characters, pieces)]
     for model, data, name in zip(models, (characters, pieces), ("characters", "pieces"), strict=True):
         train(model, data, out=f"runs/{name}", **QUICK)
+    (place / "rows.csv").write_text("a,b\n" + "".join(f"{i % 7},{i % 5}\n" for i in range(60)))
+    rows = load_data("rows.csv")
+    train(create("made", rows.spec, width=8), rows, out="runs/made", **QUICK)
     train("gaussian", load_data("digits", limit=60), out="runs/gaussian", batch_size=4, tensorboard=False, picture_every=0)
     patch.undo()
     return place
@@ -187,7 +190,7 @@ def test_an_image_file_is_completed(completing, capsys, place):
     Image.fromarray(np.full((16, 16), 255, np.uint8)).save("white.png")
     assert main(["complete", "runs/gaussian", "white.png", "--half", "top", "--level", "0.5"]) == 0
     output = capsys.readouterr()
-    assert "resized" in output.err and str(place / "runs" / "gaussian" / "complete.png") in output.out
+    assert "resized" in output.err and str(place / "runs" / "gaussian" / "complete-top.png") in output.out
     assert read_recipe("runs/gaussian/complete.png")["arguments"]["level"] == 0.5
     shades = np.unique(np.asarray(Image.open("runs/gaussian/complete.png").convert("L")))
     assert {64, 191, 255} <= set(shades.tolist())  # drawn at levels 4 and 12 of 16, and what is white
@@ -198,7 +201,7 @@ def test_an_image_file_is_completed(completing, capsys, place):
     [
         ([], "which run"),
         (["runs/characters", "--prompt", "ROMEO!"], "character '!' is not among"),
-        (["runs/characters", "--temperature", "0"], "temperature must be above 0"),
+        (["runs/characters", "--temperature", "0"], "temperature = 0.0 was given; it is finite and above 0"),
         (["runs/characters", "--top-p", "2"], "top_p"),
         (["runs/characters", "--min-p", "2"], "min_p"),
         (["runs/characters", "--repetition-penalty", "0"], "repetition_penalty"),
@@ -212,6 +215,7 @@ def test_an_image_file_is_completed(completing, capsys, place):
         (["runs/characters", "--items", "3"], "--items is for images"),
         (["runs/characters", "--condition", "3"], "condition"),
         (["runs/gaussian"], "nothing to complete"),
+        (["runs/made"], "rows of tables, points and series are completed from Python: run.complete(rows, known)"),
         (["runs/nothing"], "runs/nothing"),
     ],
 )

@@ -7,7 +7,14 @@ import torch
 
 from pushforward.data.spec import Column, DataSpec
 from pushforward.distributions.choice import likelihood
-from pushforward.distributions.likelihoods import Bernoulli, DiscretisedLogistic, Gaussian, soft_clamp
+from pushforward.distributions.likelihoods import (
+    Bernoulli,
+    DiscretisedLogistic,
+    Gaussian,
+    logistic_mass,
+    pick,
+    soft_clamp,
+)
 from pushforward.errors import UserError
 from pushforward.randomness import SampleRng
 
@@ -147,3 +154,28 @@ def test_a_line_of_places_has_a_sigma_for_each_channel():
         assert field.log_prob(torch.zeros(2, 1, 3, 50), torch.zeros(2, 3, 50)).shape == (2,)
         assert likelihood("gaussian", DataSpec("series", (50, 3), columns=columns), sigma).raw.shape == (3,)
     assert likelihood("gaussian", DataSpec("field", (3, 5, 4), columns=columns), "column").raw.shape == (3, 1, 1)
+
+
+def test_the_mass_of_a_logistic():
+    """Differences of its CDF in float64 where they do not cancel; beside them, in float32, its density times the width."""
+    distance = torch.linspace(-12, 12, 25, dtype=torch.float64)
+    for width in (0.1, 1.0, 5.0):
+        truth = (torch.sigmoid(distance + width / 2) - torch.sigmoid(distance - width / 2)).log()
+        torch.testing.assert_close(logistic_mass(distance, torch.tensor(width).double()), truth, rtol=1e-8, atol=0)
+    far, thin = torch.tensor([-80.0, 3.0, 80.0], requires_grad=True), torch.full((3,), 1e-6)
+    value = logistic_mass(far, thin)
+    density = -far.abs() - 2 * torch.nn.functional.softplus(-far.abs()) + math.log(1e-6)
+    torch.testing.assert_close(value, density, rtol=1e-6, atol=1e-5)
+    (slope,) = torch.autograd.grad(value.sum(), far)
+    torch.testing.assert_close(slope, -torch.tanh(far.detach() / 2))
+
+
+def test_picks_are_by_the_softmax_at_a_temperature():
+    uniform = (torch.arange(1000) + 0.5) / 1000
+    logits = torch.tensor([[0.5, -torch.inf, 0.3, 0.2]]).log().expand(1000, -1) + 7
+    logits = torch.where(torch.arange(4) == 1, -torch.inf, logits)
+    assert pick(logits, uniform).bincount(minlength=4).tolist() == [500, 0, 300, 200]
+    squares = pick(logits, uniform, 0.5).bincount(minlength=4)
+    torch.testing.assert_close(squares / 1000, torch.tensor([0.25, 0.0, 0.09, 0.04]) / 0.38, rtol=0, atol=1e-3)
+    assert set(pick(logits, uniform, 1e-300).tolist()) == {0}
+    assert pick(torch.tensor([[0.0, -torch.inf, 0.0]]), torch.tensor([0.5])).item() == 2

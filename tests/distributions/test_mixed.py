@@ -7,7 +7,7 @@ import torch
 
 from pushforward.data.spec import Column, DataSpec
 from pushforward.data.units import units
-from pushforward.distributions.mixed import UNIFORMS, MixedColumns, pick
+from pushforward.distributions.mixed import UNIFORMS, MixedColumns
 from pushforward.errors import UserError
 from pushforward.randomness import SampleRng
 
@@ -162,6 +162,10 @@ def test_temperature_sharpens():
     cold, _ = mixed.draw(0, told, uniforms, nothing[:, :1], nothing[:, :1].bool(), temperature=0.25)
     plain, _ = mixed.draw(0, told, uniforms, nothing[:, :1], nothing[:, :1].bool())
     torch.testing.assert_close(cold - 1, 0.5 * (plain - 1))
+    counts = Columns((Column("n", "number", integer=True, scale=1000.0),), 1)  # in steps of 0.001: those of logistics
+    cold, _ = counts.draw(0, told, uniforms, nothing[:, :1], nothing[:, :1].bool(), temperature=0.25)
+    plain, _ = counts.draw(0, told, uniforms, nothing[:, :1], nothing[:, :1].bool())
+    torch.testing.assert_close(cold - 1, 0.25 * (plain - 1), rtol=0, atol=1e-3)
     told = torch.tensor([[0.3, 0.7]]).log().expand(rows, -1)
     category, _ = mixed.draw(1, told, uniforms, nothing, nothing.bool(), temperature=0.5)
     assert category[:, 1].mean().item() == pytest.approx(0.49 / (0.49 + 0.09), abs=0.0125)  # five standard errors
@@ -228,13 +232,6 @@ def test_gradients_are_finite_at_extremes():
         value = mixed.log_prob(parameters, units(TABLE).to_model(ROWS))
         value.sum().backward()
         assert value.isfinite().all() and parameters.grad.isfinite().all()
-
-
-def test_picks_are_of_what_is_possible():
-    log_p, uniform = torch.tensor([[0.5, 0.3, 0.2]]).log().expand(1000, 3), (torch.arange(1000) + 0.5) / 1000
-    index, log_mass = pick(log_p, uniform, 1.0, torch.tensor([[True, False, True]]).expand(1000, 3))
-    assert torch.equal(index.bincount(), torch.tensor([714, 0, 286]))
-    torch.testing.assert_close(log_mass, torch.full((1000,), 0.7).log())
 
 
 def test_shift_and_scale_are_those_of_the_mixture():

@@ -6,7 +6,7 @@ import pytest
 import torch
 from scipy.special import expit, log_softmax
 
-from pushforward.distributions.pixels import Bernoulli, Categorical, LogisticMixture, pick
+from pushforward.distributions.pixels import Bernoulli, Categorical, LogisticMixture
 from pushforward.errors import UserError
 
 LAWS = [
@@ -120,12 +120,6 @@ def test_the_temperature_of_logistics():
         warm, cold = (law.draw(0, said, zero, uniforms, t).item() * law.component.width - 1 for t in (1.0, 0.5))
         assert (warm - 0.1) == pytest.approx(2 * (cold - 0.1), abs=3e-4)  # levels are 1e-4 wide
         assert (warm > 0.1) == (quantile > 0.5)
-
-
-def test_picking():
-    logits = torch.tensor([[0.0, -torch.inf, 0.0]])
-    assert [pick(logits, torch.tensor([u])).item() for u in (0.0, 0.49, 0.5, 0.999999)] == [0, 0, 2, 2]
-    assert pick(torch.tensor([[1.0, 0.0]]), torch.tensor([0.99]), 0.01).item() == 0
 
 
 def test_bad_settings():

@@ -18,7 +18,9 @@ HEIGHT, WIDTH, OUTPUTS = 4, 8, 2
 def network(kind, channels=1, inputs=None, **settings):
     """A small network in float64, its weights larger than at the start, so that no path is too faint to see."""
     torch.manual_seed(1)
-    made = kind(channels if inputs is None else inputs, channels, OUTPUTS, **{"width": 8, "depth": 2, **settings}).double()
+    own = {"halvings": 2} if kind is PixelCNNPlusPlus else {} if kind is DiagonalBiLSTM else {"kernel": 3}
+    settings = {"width": 8, "depth": 2, **own, **settings}
+    made = kind(channels if inputs is None else inputs, channels, OUTPUTS, **settings).double()
     for parameter in made.parameters():
         parameter.data += 0.2 * torch.randn_like(parameter)
     return made
@@ -174,4 +176,4 @@ def test_half_precision_runs():
 
 def test_too_few_feature_maps():
     with pytest.raises(UserError, match="each of 3 channels"):
-        PixelCNN(3, 3, 2, width=2)
+        network(PixelCNN, 3, width=2)

@@ -55,7 +55,6 @@ class MaskedAutoregressive(Bijection):
         transform: what is done to each number.
         hidden: widths of the masked MLP's hidden layers.
         context: width of the context (B, context) that every number's parameters may depend on, 0: none.
-        activation: of the hidden layers, as in `nets.mlp`.
 
     Raises UserError where x is no vector of d numbers, and where it was built for a context and is given none.
     """
@@ -66,11 +65,10 @@ class MaskedAutoregressive(Bijection):
         transform: Elementwise,
         hidden: Sequence[int] = (256, 256),
         context: int = 0,
-        activation: str = "silu",
     ):
         super().__init__()
         self.transform = transform
-        self.net = MaskedMLP(inputs, transform.parameters, hidden, context, activation)
+        self.net = MaskedMLP(inputs, transform.parameters, hidden, context)
         nn.init.zeros_(self.net.last.weight)
         nn.init.zeros_(self.net.last.bias)
 

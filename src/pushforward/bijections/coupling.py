@@ -39,10 +39,6 @@ class Partition(nn.Module):
         """What the network reads, and the numbers that are moved."""
         raise NotImplementedError
 
-    def moved(self, params: Tensor) -> Tensor:
-        """Of what the network says (B, spoken, ..., K), that of the numbers that are moved."""
-        raise NotImplementedError
-
     def together(self, x: Tensor, moved: Tensor) -> Tensor:
         """x with other numbers in the place of those that are moved."""
         raise NotImplementedError
@@ -66,9 +62,6 @@ class Slices(Partition):
 
     def apart(self, x: Tensor) -> tuple[Tensor, Tensor]:
         return x[:, self.kept], x[:, self.moving]
-
-    def moved(self, params: Tensor) -> Tensor:
-        return params
 
     def together(self, x: Tensor, moved: Tensor) -> Tensor:
         return x.slice_scatter(moved, 1, self.moving.start, self.moving.stop, self.moving.step or 1)
@@ -112,9 +105,6 @@ class Checkerboard(Partition):
     def apart(self, x: Tensor) -> tuple[Tensor, Tensor]:
         return x.index_select(1, self.kept), x.index_select(1, self.moving)
 
-    def moved(self, params: Tensor) -> Tensor:
-        return params
-
     def together(self, x: Tensor, moved: Tensor) -> Tensor:
         return x.index_copy(1, self.moving, moved)
 
@@ -136,7 +126,7 @@ class Coupling(Bijection):
         """What is moved, and its parameters (the same for x and for y)."""
         kept, moving = self.partition.apart(x)
         said = self.network(kept, context).unflatten(1, (self.partition.spoken, self.transform.parameters))
-        return moving, self.partition.moved(said.movedim(2, -1))
+        return moving, said.movedim(2, -1)
 
     def forward(
         self, x: Float[Tensor, "b *x"], context: Tensor | None = None

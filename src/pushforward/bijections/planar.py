@@ -80,7 +80,7 @@ class Parameters(nn.Module):
             return wide(self.free[None])
         if context is None:
             raise UserError("a map that was built for a context was given none; hand it one beside x.")
-        return wide(self.free + self.told(context))
+        return wide(self.free + self.told(context.to(self.free.dtype)))
 
 
 class Planar(Bijection):

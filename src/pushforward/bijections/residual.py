@@ -150,21 +150,19 @@ class Residual(Estimated):
             x.register_hook(solved)
         return x.view_as(x)  # whose own gradient, which a determinant behind it is made of, is not solved for
 
-    def after_update(self, moment: object = None) -> None:
-        """Keeps the estimates of singular values up with the weights."""
-        follow(self.g)
-
 
 def fixed_point(step: Callable[[Tensor], Tensor], start: Tensor) -> Tensor:
     """x with x = step(x), to rounding."""
     x, rounding = start, 16 * torch.finfo(start.dtype).eps
     for _ in range(ITERATIONS):
         x, before = step(x), x
-        if bool(((x - before).abs() <= rounding * before.abs().clamp_min(1)).all()):
+        rows = before.abs().flatten(1) if before.dim() > 1 else before.abs()[:, None]
+        size = rows.amax(1).clamp_min(1)  # a convolution rounds as the largest number of its row does
+        if bool(((x - before).abs().reshape(rows.shape).amax(1) <= rounding * size).all()):
             return x
     raise UserError(
-        f"the inverse of a residual map was not found within {ITERATIONS} steps: its slope is above 1; call after_update after "
-        "each update of its weights, and look for numbers that are not finite."
+        f"the inverse of a residual map was not found within {ITERATIONS} steps: its slope is above 1; call "
+        "nets.lipschitz.follow after each update of its weights, and look for numbers that are not finite."
     )
 
 

@@ -28,13 +28,15 @@ def run(argv: Sequence[str]) -> None:
     built.add_argument("--input", type=str | None, default=None, help="a file of text, or an image (or the second word)")
     built.add_argument("--prompt", type=str | None, default=None, help="what the text begins with; - reads what is piped in")
     built.add_argument("--length", type=int, default=500, help="tokens to draw: characters, or pieces of words")
-    built.add_argument("--half", type=Half, default="bottom", help="what an image lacks")
+    built.add_argument("--half", type=Half | None, default=None, help="what an image lacks (bottom)")
     built.add_argument("--n", type=int | None, default=None, help="texts, or completions of an image (-n; by default 1, or 4)")
     built.add_argument("--condition", type=str | None, default=None, help="a class; of data of the run it is their own")
     built.add_argument("--items", type=str | None, default=None, help="which images: their numbers in the data, with commas")
     built.add_argument("--split", type=Literal["held-out", "train"], default="held-out", help="where images come from")
     built.add_argument("--data", type=str | None, default=None, help="other images of the same kind, instead of the run's own")
-    built.add_argument("--out", type=str | None, default=None, help="a .txt or .jsonl; of images a .png (RUN/complete.png)")
+    built.add_argument(
+        "--out", type=str | None, default=None, help="a .txt or .jsonl; of images a .png (complete-HALF.png)"
+    )
     built.add_argument("--seed", type=int, default=0, help="of all that is drawn, and of the choice of images")
     built.add_argument("--device", type=str, default="cpu", help="where the model runs")
     own = _own_options(built, words[0]) if words else []
@@ -79,6 +81,9 @@ def _of_texts(loaded: Any) -> bool:
         return True
     if kind == "image" and isinstance(loaded.model, Completes):
         return False
+    if isinstance(loaded.model, Completes):
+        rows = "grids of codes" if kind == "tokens" else "rows of tables, points and series"
+        raise UserError(f"{rows} are completed from Python: run.complete(rows, known).")
     raise UserError(
         f"'{name}' on {kind} data has nothing to complete: gpt continues texts, models of pixels complete images "
         "(`pushforward models` lists who can)."
@@ -90,7 +95,7 @@ def texts(loaded: Any, given: dict[str, Any], options: dict[str, Any]) -> None:
     prompt, n, out = prompted(given), given["n"] or 1, given["out"]
     if given["length"] < 1:
         raise UserError(f"--length {given['length']} was given; it must be at least 1.")
-    for option in ("items", "data"):
+    for option in ("items", "data", "half"):
         if given[option] is not None:
             raise UserError(f"--{option} is for images, and this run continues texts; give --prompt.")
     if out and Path(out).suffix not in (".txt", ".jsonl"):
@@ -198,13 +203,15 @@ def images(loaded: Any, given: dict[str, Any], options: dict[str, Any]) -> None:
         from pushforward.data.conditions import parse_condition
 
         condition = parse_condition(spec, conditions_asked(spec, given["condition"], len(codes)), len(codes))
-    known = kept(tuple(codes.shape[1:]), given["half"])
+    half: Half = given["half"] or "bottom"
+    known = kept(tuple(codes.shape[1:]), half)
     repeated = None if condition is None else condition.repeat_interleave(n, 0)
     made = loaded.complete(codes.repeat_interleave(n, 0), known, condition=repeated, seed=given["seed"], **options)
     drawn = loaded.units.parse(made).unflatten(0, (len(codes), n))
     grey = torch.full_like(codes, (spec.levels or 256) // 2)
     states = torch.cat([codes[:, None], torch.where(known, codes, grey)[:, None], drawn.to(codes.dtype)], 1)
     columns = ["given", "known", "drawn", *[""] * (n - 1)]
+    given = {**given, "half": half, "out": given["out"] or str(loaded.directory / f"complete-{half}.png")}
     print(write(loaded, "complete", given, draw_strips(spec, states, row_labels=labels, column_labels=columns)))
 
 

@@ -201,13 +201,15 @@ class Batches:
         return len(self.split) if len(self.split) < STREAM else 100_000
 
     def passes(self, chunk: int = 8192) -> Iterator[Batch]:
-        """The whole split once, in order, in chunks: what closed-form and EM players learn from.
+        """The whole split once, in chunks: what closed-form and EM players learn from. Each chunk holds every so many-th datum,
+        so that the first one is like all of them, however they are sorted.
 
         Dequantisation noise is the same in every pass, so that EM sees one fixed data set; every process sees it all, and
         so all of them arrive at the same model.
         """
-        for number, start in enumerate(range(0, self.whole, chunk)):
-            index = torch.arange(start, min(start + chunk, self.whole))
+        chunks = -(-self.whole // chunk)
+        for number in range(chunks):
+            index = torch.arange(number, self.whole, chunks)
             rng = None
             if self.dequantise:
                 generator = torch.Generator(self.device).manual_seed(mix(self.seed, 0xDE0, number))

@@ -20,8 +20,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from pushforward.data.spec import DataSpec
-from pushforward.distributions.likelihoods import SCALES, Likelihood, soft_clamp, total, wide
-from pushforward.randomness import Rng
+from pushforward.distributions.likelihoods import SCALES, Likelihood, logistic_mass, soft_clamp, total, wide
+from pushforward.randomness import Rng, chosen
 
 
 class Columns(Likelihood):
@@ -81,9 +81,7 @@ class Columns(Likelihood):
         gaussian = -0.5 * distance.square() - log_scale - 0.5 * math.log(2 * math.pi)
         if not self.whole:
             return gaussian
-        middle = torch.log(-torch.expm1(-width)) - torch.log(self.widths)
-        logistic = F.logsigmoid(distance + width / 2) + F.logsigmoid(width / 2 - distance) + middle
-        return torch.where(self.integers, logistic, gaussian)
+        return torch.where(self.integers, logistic_mass(distance, width) - torch.log(self.widths), gaussian)
 
     def log_prob(self, parameters: Float[Tensor, "b k *shape"], x: Float[Tensor, "b *shape"]) -> Float[Tensor, " b"]:
         values, x = wide(parameters[:, 0]), wide(x)
@@ -97,8 +95,8 @@ class Columns(Likelihood):
             logits = values[..., self.flags]
             value = value + total(absent * logits - F.softplus(logits))
         if len(self.groups):
-            chosen = x[..., self.groups].masked_fill(~self.known, -math.inf).argmax(-1, keepdim=True)
-            value = value + total(self._logits(values).log_softmax(-1).gather(-1, chosen))
+            category = x[..., self.groups].masked_fill(~self.known, -math.inf).argmax(-1, keepdim=True)
+            value = value + total(self._logits(values).log_softmax(-1).gather(-1, category))
         return value
 
     def mean(self, parameters: Float[Tensor, "b k *shape"]) -> Float[Tensor, "b *shape"]:
@@ -123,10 +121,9 @@ class Columns(Likelihood):
             gap = values[..., self.flags].sigmoid()
             x[..., self.flags] = (rng.rand_like(gap) < gap).to(x.dtype) - 0.5
         if len(self.groups):
-            below = self._logits(values).softmax(-1).cumsum(-1)
-            threshold = rng.rand_like(below[..., 0])[..., None] * below[..., -1:]
-            chosen = (below <= threshold).sum(-1).clamp_(max=below.shape[-1] - 1)
-            x = self._with_categories(x, F.one_hot(chosen, below.shape[-1]).to(x.dtype))
+            mass = self._logits(values).softmax(-1)
+            category = chosen(mass, rng.rand_like(mass[..., 0]))
+            x = self._with_categories(x, F.one_hot(category, mass.shape[-1]).to(x.dtype))
         return x
 
     def _with_categories(self, x: Tensor, values: Tensor) -> Tensor:

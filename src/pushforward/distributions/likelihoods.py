@@ -20,7 +20,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from pushforward.errors import UserError
-from pushforward.randomness import Rng, scrambled, uniforms
+from pushforward.randomness import EVALUATION_SEED, Rng, chosen, scrambled, uniforms
 
 Name = Literal["auto", "bernoulli", "gaussian", "logistic", "categorical"]
 Sigma = Literal["learned", "global", "column", "pixel"]
@@ -37,6 +37,32 @@ def soft_clamp(x: Tensor, low: float, high: float) -> Tensor:
     """Smoothly into (low, high), 0 to the middle with slope 1: unlike a clamp it does not lose the gradient."""
     half = (high - low) / 2
     return low + half + half * torch.tanh(x / half)
+
+
+def logistic_mass(distance: Tensor, width: Tensor) -> Tensor:
+    """log(F(distance + width / 2) - F(distance - width / 2)) with F the CDF of the standard logistic: the log-mass of a unit
+    whose middle is this far from the location, both in scales. With a and b the ends,
+
+        log(sigmoid(a) - sigmoid(b)) = log sigmoid(a) + log sigmoid(-b) + log(1 - exp(b - a)),
+
+    which cancels nowhere.
+
+    >>> logistic_mass(torch.tensor(0.0), torch.tensor(2.0)).exp()
+    tensor(0.4621)
+    """
+    return F.logsigmoid(distance + width / 2) + F.logsigmoid(width / 2 - distance) + torch.log(-torch.expm1(-width))
+
+
+def pick(logits: Float[Tensor, "b k"], uniform: Float[Tensor, " b"], temperature: float = 1.0) -> Int[Tensor, " b"]:
+    """One index a row, with probabilities softmax(logits / temperature): what a uniform number chooses. What is not possible
+    has a logit of -inf.
+
+    >>> pick(torch.tensor([[0.5, 0.3, 0.2]]).log(), torch.tensor([0.6]))
+    tensor([1])
+    """
+    logits = logits.double()
+    # The largest is subtracted before the division, so that no temperature overflows.
+    return chosen(((logits - logits.amax(1, keepdim=True)) / temperature).softmax(1), uniform)
 
 
 def total(x: Tensor) -> Tensor:
@@ -153,12 +179,9 @@ class DiscretisedLogistic(Likelihood):
     """The mass that a logistic distribution puts on each of L levels, the outermost levels taking the tails.
 
     With F the logistic's CDF at (. - mean) / s and w the width of a level, mass(x) = F(x + w/2) - F(x - w/2), F = 0 below
-    the lowest level and 1 above the highest: the masses sum to 1 exactly. For a = (x + w/2 - mean) / s and b = a - w / s,
-
-        log(sigmoid(a) - sigmoid(b)) = log sigmoid(a) + log sigmoid(-b) + log(1 - exp(-w / s)),
-
-    which cancels nowhere. The decoder gives the mean and log s; s stays between an eighth of a level (all the mass in one)
-    and 8 (flat). `log_prob` is log-mass - D log w, so that a run's log_det gives back the log-mass.
+    the lowest level and 1 above the highest: the masses sum to 1 exactly. The decoder gives the mean and log s; s stays
+    between an eighth of a level (all the mass in one) and 8 (flat). `log_prob` is log-mass - D log w, so that a run's log_det
+    gives back the log-mass.
 
     Source: Salimans, Karpathy, Chen and Kingma, "PixelCNN++", 2017, arXiv:1701.05517 (with one component).
     """
@@ -178,12 +201,9 @@ class DiscretisedLogistic(Likelihood):
         """log P(level of x) for each number of x, which lies on a level."""
         location, log_scale = self.location_and_log_scale(parameters)
         x, scale = wide(x), log_scale.exp()
-        above = (x + self.width / 2 - location) / scale
-        below = (x - self.width / 2 - location) / scale
-        left, right = F.logsigmoid(above), F.logsigmoid(-below)  # log F(x + w/2), log(1 - F(x - w/2))
-        middle = left + right + torch.log(-torch.expm1(-self.width / scale))
-        edge = 1 - self.width / 2
-        return torch.where(x < -edge, left, torch.where(x > edge, right, middle))
+        distance, width = (x - location) / scale, self.width / scale
+        tail = F.logsigmoid(width / 2 - x.sign() * distance)  # log F(x + w/2) of the lowest, log(1 - F(x - w/2)) of the highest
+        return torch.where(x.abs() > 1 - self.width / 2, tail, logistic_mass(distance, width))
 
     def log_prob(self, parameters: Float[Tensor, "b k *shape"], x: Float[Tensor, "b *shape"]) -> Float[Tensor, " b"]:
         return total(self.log_mass(parameters, x) - math.log(self.width))
@@ -222,9 +242,8 @@ class Categorical(Likelihood):
         return torch.einsum("bl...,l->b...", mass, torch.arange(self.levels).to(mass)) * self.width - 1
 
     def sample(self, parameters: Float[Tensor, "b k *shape"], rng: Rng) -> Float[Tensor, "b *shape"]:
-        below = wide(parameters).softmax(1).cumsum(1)
-        level = (below <= rng.rand_like(below[:, 0])[:, None]).sum(1).clamp_(max=self.levels - 1)
-        return level * self.width - 1
+        mass = wide(parameters).softmax(1).movedim(1, -1)
+        return chosen(mass, rng.rand_like(mass[..., 0])).to(mass.dtype) * self.width - 1
 
 
 def binary(x: Float[Tensor, "b *shape"], uniform: Float[Tensor, "b *shape"]) -> Float[Tensor, "b *shape"]:
@@ -244,9 +263,9 @@ def keys_of(x: Float[Tensor, "b *shape"]) -> Int[Tensor, " b"]:
     return (steps * (scrambled(torch.arange(steps.shape[1], device=x.device)) | 1)).sum(1)
 
 
-def fixed_binary(x: Float[Tensor, "b *shape"], seed: int) -> Float[Tensor, "b *shape"]:
-    """One black and white image of each grey one, its draws a function of (seed, the image): independent of its neighbours, and
-    the same at every call."""
+def fixed_binary(x: Float[Tensor, "b *shape"]) -> Float[Tensor, "b *shape"]:
+    """The black and white image of each grey one that all models are measured by: its draws are a function of the image,
+    independent of its neighbours and the same at every call."""
     if not len(x):
         return x
-    return binary(x, uniforms(keys_of(x), x[0].numel(), seed, torch.float32).reshape(x.shape))
+    return binary(x, uniforms(keys_of(x), x[0].numel(), EVALUATION_SEED, torch.float32).reshape(x.shape))

@@ -22,11 +22,11 @@ from typing import cast
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from pushforward.data.spec import Column
-from pushforward.distributions.likelihoods import SCALES, soft_clamp, wide
+from pushforward.distributions.likelihoods import SCALES, logistic_mass, pick, soft_clamp, wide
 from pushforward.errors import UserError
 
 UNIFORMS = 3  # numbers on [0, 1) that the draw of a cell takes: is it there, which component or category, where in it
@@ -114,9 +114,7 @@ class Numbers(Cells):
         log_weights, means, log_scales = components
         distance = (wide(x)[..., None] - means) * (-log_scales).exp()
         if self.integer:
-            half = unit[..., None] / 2 * (-log_scales).exp()
-            middle = torch.log(-torch.expm1(-2 * half)) - unit[..., None].log()
-            each = F.logsigmoid(distance + half) + F.logsigmoid(half - distance) + middle
+            each = logistic_mass(distance, unit[..., None] * (-log_scales).exp()) - unit[..., None].log()
         else:
             each = -0.5 * distance.square() - log_scales - 0.5 * math.log(2 * math.pi)
         return (log_weights + each).logsumexp(-1)
@@ -153,10 +151,12 @@ class Numbers(Cells):
     ) -> tuple[Float[Tensor, "b s"], Float[Tensor, " b"]]:
         components = self.components(parameters, shift, scale)
         log_weights, means, log_scales = components
-        component = pick(log_weights, uniforms[:, 1], temperature)[0][:, None]
+        component = pick(log_weights, uniforms[:, 1], temperature)[:, None]
         place = uniforms[:, 2].double().clamp(1e-15, 1 - 1e-15)
         noise = torch.logit(place) if self.integer else torch.special.ndtri(place)
-        spread = math.sqrt(temperature) * log_scales.gather(1, component)[:, 0].exp()
+        # p^(1/T) of a Gaussian has the standard deviation sqrt(T) s; of a logistic, with tails exp(-|x| / s), the scale T s.
+        warmth = temperature if self.integer else math.sqrt(temperature)
+        spread = warmth * log_scales.gather(1, component)[:, 0].exp()
         number = means.gather(1, component)[:, 0] + spread * noise.to(spread.dtype)
         unit = self.units[which]
         if self.integer:
@@ -168,11 +168,11 @@ class Numbers(Cells):
         # A flag that is known says whether the number is there; a number that is known is there, unless the flag says not.
         flag = torch.where(known[:, 1], x[:, 1].sign(), torch.where(known[:, 0], -1.0, 0.0))
         logit = wide(parameters[:, 0])
-        states = F.logsigmoid(torch.stack([-logit, logit], 1))
-        state, log_state = pick(states, uniforms[:, 0], temperature, torch.stack([flag <= 0, flag >= 0], 1))
-        absent = state == 1
+        possible = torch.stack([flag <= 0, flag >= 0], 1)
+        states = F.logsigmoid(torch.stack([-logit, logit], 1)).masked_fill(~possible, -math.inf)
+        absent = pick(states, uniforms[:, 0], temperature) == 1
         cell = torch.stack([number.masked_fill(absent, 0), absent.to(number.dtype) - 0.5], 1)
-        return cell, log_state + log_p.masked_fill(absent, 0)
+        return cell, states.logsumexp(1) + log_p.masked_fill(absent, 0)
 
 
 class Categories(Cells):
@@ -214,26 +214,9 @@ class Categories(Cells):
         possible = (~known[:, None] | ((x > 0.5)[:, None] == ones)).all(2)
         if not bool(possible.any(1).all()):
             raise UserError("what is known of a category fits none; one of its one-hot columns is 1 and the others are 0.")
-        index, log_p = pick(wide(parameters).log_softmax(-1), uniforms[:, 1], temperature, possible)
-        return F.one_hot(index, self.size).to(log_p.dtype), log_p
-
-
-def pick(
-    log_p: Float[Tensor, "b k"],
-    uniform: Float[Tensor, " b"],
-    temperature: float = 1.0,
-    possible: Bool[Tensor, "b k"] | None = None,
-) -> tuple[Int[Tensor, " b"], Float[Tensor, " b"]]:
-    """Draws from p^(1 / temperature) among what is possible, and the log of p's sum over that.
-
-    >>> pick(torch.tensor([[0.5, 0.3, 0.2]]).log(), torch.tensor([0.6]))[0]
-    tensor([1])
-    """
-    if possible is not None:
-        log_p = log_p.masked_fill(~possible, -math.inf)
-    cumulative = (log_p.double() / temperature).softmax(-1).cumsum(-1)
-    index = (cumulative <= uniform.double()[:, None] * cumulative[:, -1:]).sum(-1).clamp_(max=log_p.shape[1] - 1)
-    return index, log_p.logsumexp(-1)
+        log_p = wide(parameters).log_softmax(-1).masked_fill(~possible, -math.inf)
+        index = pick(log_p, uniforms[:, 1], temperature)
+        return F.one_hot(index, self.size).to(log_p.dtype), log_p.logsumexp(-1)
 
 
 class MixedColumns(nn.Module):

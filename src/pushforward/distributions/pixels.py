@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from pushforward.distributions.likelihoods import DiscretisedLogistic, wide
+from pushforward.distributions.likelihoods import DiscretisedLogistic, pick, wide
 from pushforward.errors import UserError
 
 EDGE = 1e-7  # uniform numbers stay this far from 0 and 1, so that their logits are finite
@@ -175,17 +175,6 @@ class LogisticMixture(PixelLaw):
         location, log_scale = self.component.location_and_log_scale(
             torch.stack([means[:, :, channel].gather(1, chosen)[:, 0], scales[:, :, channel].gather(1, chosen)[:, 0]], 1)
         )
+        # p^(1/T) of a logistic, whose tails are exp(-|x| / s), has the scale T s (a Gaussian's sigma would be sqrt(T) s)
         drawn = location + temperature * log_scale.exp() * torch.logit(uniforms[:, 1].to(location.dtype), eps=EDGE)
         return ((drawn + 1) / self.component.width).round().clamp(0, self.levels - 1).long()
-
-
-def pick(logits: Float[Tensor, "b k"], uniform: Float[Tensor, " b"], temperature: float = 1.0) -> Int[Tensor, " b"]:
-    """One index a row, with probabilities softmax(logits / temperature): the first whose cumulative probability exceeds the
-    uniform number.
-
-    >>> pick(torch.tensor([[0.5, 0.3, 0.2]]).log(), torch.tensor([0.6]))
-    tensor([1])
-    """
-    logits = logits.double()
-    below = ((logits - logits.amax(1, keepdim=True)) / temperature).softmax(1).cumsum(1)
-    return (below <= uniform[:, None].double() * below[:, -1:]).sum(1).clamp_(max=logits.shape[1] - 1)

@@ -294,6 +294,16 @@ class Player:
         return self.modules if isinstance(self.modules, list) else [self.modules]
 
 
+def checked_mask(known: Tensor, x: Tensor) -> Tensor:
+    """`known` of `complete`, on the device of x. Raises UserError where it is not booleans of x's shape."""
+    if known.dtype != torch.bool or known.shape != x.shape:
+        raise UserError(
+            f"known of shape {tuple(known.shape)} ({known.dtype}) does not fit data of shape {tuple(x.shape)}; give a boolean "
+            "for each number, True where it is kept."
+        )
+    return known.to(x.device)
+
+
 @contextlib.contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
     """Within it a module is in eval mode (no dropout, running statistics); afterwards each part is in the mode that it had."""

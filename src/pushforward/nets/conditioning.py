@@ -1,18 +1,22 @@
-"""Conditions: one way to draw them as the data have them, one to check classes, one to turn any condition into a vector."""
+"""Conditions: one way to draw them as the data have them, one to check them, one to do without, one to make them a vector."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from pushforward.data.spec import Condition
 from pushforward.errors import UserError
 from pushforward.nets.conv import ConvEncoder
 from pushforward.nets.text import TextEncoder
-from pushforward.randomness import Rng
+from pushforward.randomness import EVALUATION_SEED, Rng, SampleRng
+
+SETS = 64  # of attributes, that a density without them is summed over
 
 
 def condition_rates(condition: Condition, device: torch.device | str = "cpu") -> Tensor:
@@ -28,6 +32,54 @@ def draw_condition(condition: Condition, n: int, rng: Rng) -> Tensor:
     if condition.kind == "attributes":
         return (rng.rand(n, condition.size) < condition_rates(condition, rng.device)).float()
     raise not_given(condition)
+
+
+def mixture(condition: Condition, device: torch.device | str = "cpu") -> tuple[Tensor, Float[Tensor, " m"]]:
+    """Conditions and their rates in the training set, those with a rate above 0: classes (M,), or attributes (M, A), each by
+    its own rate, as `draw_condition` draws them; more than 64 sets of attributes are 64 draws with equal rates.
+
+    >>> mixture(Condition("attributes", 2, frequencies=(0.75, 1.0)))[1].tolist()
+    [0.25, 0.75]
+    """
+    rates = condition_rates(condition, device)
+    if condition.kind == "class":
+        known = rates.nonzero()[:, 0]
+        return known, rates[known]
+    if condition.size > math.log2(SETS):
+        drawn = draw_condition(condition, SETS, SampleRng(EVALUATION_SEED, device=device))
+        return drawn, torch.full((SETS,), 1 / SETS, dtype=rates.dtype, device=device)
+    sets = torch.arange(2**condition.size, device=device)[:, None] >> torch.arange(condition.size, device=device) & 1
+    chances = torch.where(sets > 0, rates, 1 - rates).prod(1)
+    return sets[chances > 0].float(), chances[chances > 0]
+
+
+def marginal(
+    known: Condition,
+    rows: int,
+    device: torch.device | str,
+    each: Callable[[Tensor], Float[Tensor, " b"]],
+    drawn: bool = False,
+) -> Float[Tensor, " b"]:
+    """log p(x) = log sum_c p(c) p(x | c) of data (B,) whose condition is not told, c by its rates in the training set.
+
+    Args:
+        known: what the data come with: classes, or attributes.
+        rows: B.
+        each: log p(x | c), (B,), of c as a model is given it: classes (B,) or attributes (B, A).
+        drawn: whether more than 64 sets of attributes are a mixture over 64 of them that are drawn, always the same ones.
+
+    Raises UserError for conditions of other kinds, and for more than 64 sets of attributes.
+    """
+    if known.kind not in ("class", "attributes"):
+        raise not_given(known)
+    if known.kind == "attributes" and known.size > math.log2(SETS) and not drawn:
+        raise UserError(
+            f"this model needs its condition: {known.size} attributes make 2^{known.size} sets, too many to sum the density "
+            "over; give those of each datum."
+        )
+    some, rates = mixture(known, device)
+    joint = torch.stack([each(c.expand(rows, *c.shape)) for c in some], 1)
+    return (joint + rates.log().to(joint)).logsumexp(1)
 
 
 def not_given(condition: Condition) -> UserError:
@@ -55,6 +107,35 @@ def checked_classes(condition: Tensor | None, rows: int, classes: int) -> Int[Te
     if condition.numel() and (int(condition.min()) < 0 or int(condition.max()) >= classes):
         raise UserError(f"classes are numbered 0 to {classes - 1}; {condition.unique().tolist()} were asked for.")
     return condition.long().reshape(-1).expand(rows)
+
+
+def checked_condition(
+    known: Condition | None, condition: Tensor | None, rows: int, device: torch.device | str, needed: bool = False
+) -> Tensor | None:
+    """A condition as these rows have it, on this device: classes (rows,), or (rows, *shape) of other kinds. None stays None.
+
+    Raises UserError where the data came without a condition, for classes that there are not, for other shapes, for numbers that
+    are not finite, and for None where the data have a condition and it is `needed`. It looks at numbers, which waits for the
+    device: not for a loss, where `ConditionEmbedding` says enough.
+    """
+    if condition is None:
+        if known is not None and needed:
+            raise UserError(f"this model was trained with {known.kind} as condition; give one for each of the {rows} rows.")
+        return None
+    if known is None:
+        raise UserError("a condition was given, and this model was trained on data without a condition; leave it out.")
+    shape = (rows,) if known.kind == "class" else (rows, *(known.shape or (known.size,)))
+    if tuple(condition.shape) != shape:
+        raise UserError(
+            f"a condition of shape {tuple(condition.shape)} was given; give one ({known.kind}) for each of the {rows} rows, of "
+            f"shape {shape}."
+        )
+    if known.kind == "class":
+        classes = checked_classes(condition, rows, known.size)
+        return None if classes is None else classes.to(device)
+    if not bool(condition.isfinite().all()):
+        raise UserError(f"a condition ({known.kind}) with numbers that are not finite was given; remove or replace them.")
+    return condition.to(device)
 
 
 @dataclass(frozen=True)

@@ -103,14 +103,14 @@ def spectral(network: Network) -> Network:
 
 
 @torch.no_grad()
-def follow(network: nn.Module) -> None:
-    """One power iteration of each spectral norm in a network: what is to be done after each update of its weights."""
+def follow(network: nn.Module, iterations: int = 1) -> None:
+    """Power iterations of each spectral norm in a network: what is to be done after each update of its weights."""
     for layer in network.modules():
         if isinstance(layer, LAYERS) and parametrize.is_parametrized(layer, "weight"):
             parametrized = cast(Any, layer.parametrizations)["weight"]
             for norm in parametrized:
                 if isinstance(norm, SpectralNorm):
-                    norm.iterate(norm.matrix(parametrized.original), 1)
+                    norm.iterate(norm.matrix(parametrized.original), iterations)
 
 
 def cayley(raw: Tensor) -> Tensor:

@@ -22,8 +22,6 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from pushforward.nets.mlp import ACTIVATIONS
-
 
 class MaskedLinear(nn.Linear):
     """A linear layer whose weights (outputs, inputs) are multiplied by a mask of zeros and ones."""
@@ -52,7 +50,6 @@ class MaskedBlocks(nn.Module):
         hidden: widths of the hidden layers (at least one; as many units of each as there are blocks or more, or some inputs are
             not seen).
         context: width of the context, 0: none.
-        activation: of the hidden layers, as in `nets.mlp`.
         dropout: rate, of hidden units.
     """
 
@@ -65,7 +62,6 @@ class MaskedBlocks(nn.Module):
         outputs: Sequence[int],
         hidden: Sequence[int] = (256, 256),
         context: int = 0,
-        activation: str = "silu",
         dropout: float = 0.0,
     ):
         super().__init__()
@@ -84,7 +80,7 @@ class MaskedBlocks(nn.Module):
         self.layers = nn.ModuleList(layers)
         self.last = MaskedLinear(of_output[:, None] >= degrees[None])
         self.contexts = nn.ModuleList(nn.Linear(context, width, bias=False) for width in hidden if context)
-        self.activation = ACTIVATIONS[activation]()
+        self.activation: nn.Module = nn.SiLU()
         self.dropout = nn.Dropout(dropout) if dropout else nn.Identity()
 
     def forward(self, x: Float[Tensor, "b n"], context: Float[Tensor, "b e"] | None = None) -> Float[Tensor, "b m"]:
@@ -127,13 +123,11 @@ class MaskedMLP(MaskedBlocks):
     Args:
         inputs: d.
         outputs: numbers for each input.
-        hidden, context, activation: as of `MaskedBlocks`.
+        hidden, context: as of `MaskedBlocks`.
     """
 
-    def __init__(
-        self, inputs: int, outputs: int = 2, hidden: Sequence[int] = (256, 256), context: int = 0, activation: str = "silu"
-    ):
-        super().__init__(range(inputs), [*range(inputs)] * outputs, hidden, context, activation)
+    def __init__(self, inputs: int, outputs: int = 2, hidden: Sequence[int] = (256, 256), context: int = 0):
+        super().__init__(range(inputs), [*range(inputs)] * outputs, hidden, context)
         self.inputs, self.outputs = inputs, outputs
 
     def forward(self, x: Float[Tensor, "b d"], context: Float[Tensor, "b e"] | None = None) -> Float[Tensor, "b k d"]:

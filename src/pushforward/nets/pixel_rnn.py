@@ -112,9 +112,9 @@ class RowLSTM(Headed):
         channels: int,
         outputs: int,
         *,
-        width: int = 32,
-        depth: int = 3,
-        kernel: int = 3,
+        width: int,
+        depth: int,
+        kernel: int,
         context: int = 0,
         dropout: float = 0.0,
     ):
@@ -196,8 +196,8 @@ class DiagonalBiLSTM(Headed):
         channels: int,
         outputs: int,
         *,
-        width: int = 32,
-        depth: int = 3,
+        width: int,
+        depth: int,
         context: int = 0,
         dropout: float = 0.0,
     ):

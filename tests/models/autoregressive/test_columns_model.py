@@ -414,10 +414,42 @@ def test_bad_input_is_a_sentence():
         model.complete(x, torch.ones(2, 2).bool())
     with pytest.raises(UserError, match=r"shape \(3,\) were given"):
         model.log_prob(torch.zeros(2, 3))
-    with pytest.raises(UserError, match="temperature = 0"):
-        model.sample(2, temperature=0.0)
+    for bad in (0.0, NAN, math.inf):
+        with pytest.raises(UserError, match="temperature = "):
+            model.sample(2, temperature=bad)
+    for known in (torch.ones(2, 1).bool(), torch.ones(2).bool(), torch.ones(2, 2)):
+        with pytest.raises(UserError, match="known of shape"):
+            model.complete(torch.zeros(2, 2), known)
     with pytest.raises(UserError, match="candidates = 0"):
         model.complete(torch.zeros(2, 2), torch.ones(2, 2).bool(), candidates=0)
     attributes = MADE(DataSpec("point", (2,), Condition("attributes", 3)), width=4)
+    with pytest.raises(UserError, match="of the 2 rows, of shape"):
+        attributes.sample(2, condition=torch.zeros(2, 4))
+    vector = MADE(DataSpec("point", (2,), Condition("vector", 3)), width=4)
     with pytest.raises(UserError, match="needs its condition"):
-        attributes.log_prob(torch.zeros(2, 2))
+        vector.log_prob(torch.zeros(2, 2))
+    with pytest.raises(UserError, match="not finite"):
+        vector.sample(2, condition=torch.full((2, 3), NAN))
+
+
+@pytest.mark.parametrize(
+    ("bad", "sentence"),
+    [
+        (torch.tensor([0, 7]), "classes are numbered 0 to 2"),
+        (torch.tensor([0.0, 1.0]), "torch.float32"),
+        (torch.tensor([1]), "each of the 2 rows"),
+        (None, "give one for each of the 2 rows"),
+    ],
+)
+def test_a_bad_class_is_a_sentence(bad, sentence):
+    model, x = MADE(DataSpec("point", (2,), CLASSES), width=4), torch.zeros(2, 2)
+    with pytest.raises(UserError, match=sentence):
+        model.column_log_probs(x, condition=bad)
+    if bad is not None:
+        for ask in (model.log_prob, lambda x, condition: model.complete(x, x.bool(), condition=condition)):
+            with pytest.raises(UserError, match=sentence):
+                ask(x, condition=bad)
+        with pytest.raises(UserError, match=sentence):
+            model.sample(2, condition=bad)
+    with pytest.raises(UserError, match="without a condition"):
+        MADE(PLANE, width=4).log_prob(x, condition=torch.tensor([0, 1]))

@@ -419,6 +419,15 @@ def test_an_unknown_part_is_a_sentence(option, value):
         create("gpt", spec(5, 7), **{option: value})
 
 
+def test_attributes_that_are_not_told_are_summed_over():
+    """Of 16 sets 8 are there, as the last rate is 0."""
+    model, x, total = gpt(3, 3, ATTRIBUTES), everything(3, 3), 0.0
+    for given in itertools.product((0.0, 1.0), repeat=4):
+        rate = math.prod(r if a else 1 - r for a, r in zip(given, ATTRIBUTES.frequencies, strict=True))
+        total = total + rate * model.log_prob(x, condition=torch.tensor(given).expand(27, -1)).value.exp()
+    torch.testing.assert_close(model.log_prob(x).value.exp(), total)
+
+
 def test_mistakes_are_sentences():
     model, conditional = gpt(5, 7), gpt(5, 7, CLASSES)
     x = torch.zeros(2, 7, dtype=torch.long)
@@ -436,12 +445,26 @@ def test_mistakes_are_sentences():
         model.text_nats(x[0, :0])
     with pytest.raises(UserError, match="condition was given"):
         model.log_prob(x, condition=torch.zeros(2, dtype=torch.long))
-    with pytest.raises(UserError, match="class 3"):
+    with pytest.raises(UserError, match="classes are numbered 0 to 2"):
         conditional.sample(2, condition=torch.tensor([0, 3]))
     with pytest.raises(UserError, match="each of the 2"):
         conditional.sample(2, condition=torch.tensor([0]))
+    for bad in (torch.tensor([0.0, 1.0]), torch.tensor([0, -1])):
+        with pytest.raises(UserError, match="class"):
+            conditional.token_log_probs(x, condition=bad)
+    with pytest.raises(UserError, match="give one for each of the 2 rows"):
+        conditional.token_log_probs(x)
+    with pytest.raises(UserError, match="give one for each of the 1 rows"):
+        conditional.text_nats(x[0])
+    with pytest.raises(UserError, match="7 attributes make 2"):
+        gpt(5, 7, Condition("attributes", 7)).log_prob(x)
+    with pytest.raises(UserError, match=r"\(2, 3\) was given; give one \(attributes\)"):
+        gpt(5, 7, ATTRIBUTES).log_prob(x, condition=torch.zeros(2, 3))
     with pytest.raises(UserError, match="needs its condition"):
-        gpt(5, 7, ATTRIBUTES).log_prob(x)
+        gpt(5, 7, Condition("vector", 3)).log_prob(x)
+    for bad in (0.0, math.nan, math.inf):
+        with pytest.raises(UserError, match="temperature"):
+            model.sample(2, temperature=bad)
     with pytest.raises(UserError, match="vector"):
         gpt(5, 7, Condition("vector", 3)).sample(2)
     with pytest.raises(UserError, match="context"):

@@ -12,7 +12,7 @@ from pushforward.data.spec import Condition, DataSpec, Vocabulary
 from pushforward.distributions.likelihoods import binary, fixed_binary
 from pushforward.distributions.pixels import Bernoulli
 from pushforward.errors import UserError
-from pushforward.models.autoregressive.pixels import EVALUATION_SEED, NETWORKS, PixelModel, _law, _network
+from pushforward.models.autoregressive.pixels import MIXTURES, NETWORKS, PixelModel, _law, _network
 from pushforward.models.checking import check_model
 from pushforward.models.contract import Completes, Density, Learns, Samples, capabilities
 from pushforward.randomness import SampleRng, UpdateRng, seeded
@@ -31,7 +31,8 @@ def codes(size, grid, condition=None) -> DataSpec:
 def model(spec, **settings) -> PixelModel:
     """A small model, its laws far from uniform."""
     with seeded(3):
-        made = PixelModel(spec, **{"width": 4, "depth": 1, "mixtures": 2, **settings}).double()
+        few = {"mixtures": 2} if settings.get("likelihood") == "logistic" else {}
+        made = PixelModel(spec, **{"width": 4, "depth": 1, **few, **settings}).double()
         for parameter in made.parameters():
             parameter.data += (0.15 if settings.get("network") == "plusplus" else 0.4) * torch.randn_like(parameter)
     return made
@@ -186,7 +187,7 @@ def test_black_and_white_images_are_drawn_from_grey_ones():
     made = model(image((1, 8, 8), 17), likelihood="bernoulli", binarise=True).float()
     assert made.binarised and made.law.levels == 2
     x = data.units.to_model(take(data.train, 5)[0])
-    fixed = fixed_binary(x, EVALUATION_SEED)
+    fixed = fixed_binary(x)
     two = model(image((1, 8, 8), 2), likelihood="bernoulli").float()
     two.load_state_dict(made.state_dict())
     # the same masses of the same black and white images, each beside the log-width of its own levels
@@ -277,6 +278,25 @@ def test_bad_settings(spec, settings, sentence):
         PixelModel(spec, **settings)
 
 
+def test_mixtures_are_of_logistics():
+    assert PixelModel(image((1, 4, 4), 16), network="plusplus").law.mixtures == MIXTURES
+    for spec, likelihood in ((GREY, "categorical"), (image((1, 4, 4), 2), "auto"), (codes(4, (2, 2)), "auto")):
+        for mixtures in (0, 10):
+            with pytest.raises(UserError, match="mixtures was given, which likelihood="):
+                PixelModel(spec, likelihood=likelihood, mixtures=mixtures)
+    with pytest.raises(UserError, match="1 component"):
+        PixelModel(GREY, likelihood="logistic", mixtures=0)
+
+
+def test_attributes_that_are_not_told_are_summed_over():
+    """Rates 0.75 and 1: of four sets two are there."""
+    made = model(image((1, 2, 2), 3, Condition("attributes", 2, frequencies=(0.75, 1.0))))
+    x = everything(made)
+    each = [mass(made, x, condition=torch.tensor([[a, 1.0]]).expand(len(x), -1)) for a in (0.0, 1.0)]
+    torch.testing.assert_close(mass(made, x), 0.25 * each[0] + 0.75 * each[1], rtol=1e-6, atol=1e-12)
+    assert (each[0] - each[1]).abs().max() > 1e-3 and mass(made, x).sum().item() == pytest.approx(1, abs=1e-6)
+
+
 def test_unknown_names():
     with pytest.raises(UserError, match="did you mean gated"):
         _network("gatd", 4, Bernoulli(1), (4, 4), None, None, None, None, 0, 0.0)
@@ -291,18 +311,21 @@ def test_bad_input():
             made.log_prob(torch.full_like(x, bad))
     with pytest.raises(UserError, match=r"\(1, 5, 6\)"):
         made.log_prob(x[:, :, :5])
-    for bad in (0, -1.0, math.nan):
+    for bad in (0, -1.0, math.nan, math.inf):
         with pytest.raises(UserError, match="temperature"):
             made.sample(2, temperature=bad)
     for ask in (lambda c: made.sample(2, condition=c), lambda c: made.log_prob(x, condition=c)):
         with pytest.raises(UserError, match="classes are numbered 0 to 2"):
             ask(torch.tensor([1, 3]))
-    with pytest.raises(UserError, match="known of shape"):
-        made.complete(x, torch.zeros(2, 6, 6, dtype=torch.bool))
+    for known in (torch.zeros(2, 6, 6, dtype=torch.bool), torch.zeros(x.shape)):
+        with pytest.raises(UserError, match="known of shape"):
+            made.complete(x, known)
     with pytest.raises(UserError, match="without a condition"):
         model(image((1, 2, 2), 3)).sample(2, condition=torch.tensor([0, 0]))
-    with pytest.raises(UserError, match=r"this model needs its condition \(attributes\)"):
-        model(image((1, 2, 2), 3, Condition("attributes", 2))).log_prob(x[:, :, :2, :2])
+    with pytest.raises(UserError, match="7 attributes make 2"):
+        model(image((1, 2, 2), 3, Condition("attributes", 7))).log_prob(x[:, :, :2, :2])
+    with pytest.raises(UserError, match="each of the 2 rows"):
+        made.sample(2, condition=torch.tensor([1]))
     grid = model(codes(4, (2, 2)))
     for bad in (torch.tensor([[0, 1, 2, 4]]), torch.tensor([[0, -1, 2, 3]]), torch.zeros(1, 4)):
         with pytest.raises(UserError, match="integers 0 to 3"):

@@ -8,7 +8,7 @@ import torch
 import pushforward as pf
 from pushforward.bijections import continuous, residual
 from pushforward.bijections.continuous import Continuous
-from pushforward.bijections.linear import Actnorm
+from pushforward.bijections.linear import Actnorm, Linear, Orthogonal, Permutation
 from pushforward.bijections.shapes import Squeeze
 from pushforward.data.batches import Batch, take
 from pushforward.data.spec import Column, Condition, DataSpec
@@ -18,9 +18,11 @@ from pushforward.errors import UserError
 from pushforward.models.contract import Moment, capabilities
 from pushforward.models.flows.flow import Flow
 from pushforward.models.flows.srflow import SRFlow
+from pushforward.nets.lipschitz import follow
 from pushforward.randomness import SampleRng, UpdateRng, seeded
 
 PLANE = DataSpec("point", (2,), columns=(Column("x", "number"), Column("y", "number")))
+IMAGES = DataSpec("image", (1, 8, 8), levels=17)
 CLASSES = Condition("class", 3, frequencies=(0.5, 0.3, 0.2))
 KINDS = [
     {"transform": "additive"},
@@ -214,7 +216,7 @@ def test_couplings_hear_of_an_image(levels):
     other[0, 0, 0, 0] += 1
     moved = (model.encode(x, condition=other) - z).abs()
     assert (moved[0] > 1e-12).any() and not moved[1].any()
-    for sentence, condition in (("cannot be drawn", None), (r"\(2, 1, 8, 8\) were given", x)):
+    for sentence, condition in (("cannot be drawn", None), (r"\(2, 1, 8, 8\) was given", x)):
         with pytest.raises(UserError, match=sentence):
             model.log_prob(x, condition=condition)
     with pytest.raises(UserError, match="not image"):
@@ -338,3 +340,73 @@ def test_a_run_begins_at_the_scales_of_the_data():
     y = first(x)[0]
     torch.testing.assert_close(y.mean(0), torch.zeros(2), rtol=0, atol=1e-5)
     torch.testing.assert_close(y.std(0, correction=0), torch.ones(2), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("spec", [PLANE, IMAGES], ids=["vectors", "images"])
+@pytest.mark.parametrize(("mixing", "kind"), [("linear", Linear), ("orthogonal", Orthogonal), ("permutation", Permutation)])
+def test_what_mixes_is_what_was_asked_for(spec, mixing, kind):
+    model = Flow(spec, mixing=mixing, steps=3, width=8)
+    found = {type(part) for part in model.bijection.modules()} & {Linear, Orthogonal, Permutation}
+    assert found == {kind}
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"form": "continuous", "transform": "spline"}, "transform = spline"),
+        ({"form": "residual", "mixing": "linear"}, "mixing = linear"),
+        ({"bins": 99}, "bins = 99"),
+        ({"bound": 3.0}, "bound = 3.0"),
+        ({"levels": 3}, "levels = 3"),
+        ({"form": "autoregressive", "checkerboard": 2}, "checkerboard = 2"),
+        ({"alpha": 0.1}, "alpha = 0.1"),
+    ],
+)
+def test_options_that_mean_nothing_here_are_refused(settings, sentence):
+    with pytest.raises(UserError, match=f"{sentence} was given, which means nothing"):
+        Flow(PLANE, **settings)
+
+
+@pytest.mark.parametrize("settings", [{"form": "residual"}, {"form": "continuous", "steps": 1}])
+def test_densities_and_codes_do_not_depend_on_the_mode(settings):
+    """Solvers and series are short in training, which is no business of who asks for a density."""
+    spec = DataSpec("point", (20,), columns=tuple(Column(str(j), "number") for j in range(20)))
+    torch.manual_seed(0)
+    model = Flow(spec, width=16, **settings)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    follow(model.bijection)
+    x = torch.randn(4, 20)
+    with torch.no_grad():
+        training = [model.train().log_prob(x), model.encode(x), model.decode(x)]
+        found = [model.eval().log_prob(x), model.encode(x), model.decode(x)]
+    assert training[0].kind == found[0].kind == "exact" and torch.equal(training[0].value, found[0].value)
+    assert torch.equal(training[1], found[1]) and torch.equal(training[2], found[2])
+
+
+@pytest.mark.parametrize("mixing", ["reverse", "permutation", "none", "linear"])
+@pytest.mark.parametrize("size", [2, 5])
+@pytest.mark.parametrize("steps", [2, 4])
+def test_every_number_is_moved(mixing, size, steps):
+    """What is only ever kept is affine in x: its row of the Jacobian is the same everywhere."""
+    spec = DataSpec("point", (size,), columns=tuple(Column(str(j), "number") for j in range(size)))
+    model = bent(spec, mixing=mixing, steps=steps)
+    x = torch.randn(6, size, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    jacobians = torch.stack([torch.autograd.functional.jacobian(lambda row: model.encode(row[None])[0], row) for row in x])
+    assert (jacobians.std(0).amax(1) > 1e-6).all()
+
+
+def test_an_estimate_of_all_classes_is_that_of_each_where_they_are_alike(monkeypatch):
+    """The logsumexp of noisy log-densities is too large: the mean over draws comes first, of the same noise for all classes."""
+    monkeypatch.setitem(residual.EXACT, False, 8)
+    spec = DataSpec("point", (20,), Condition("class", 10), columns=tuple(Column(str(j), "number") for j in range(20)))
+    model = bent(spec, form="residual", steps=4, width=32)
+    with torch.no_grad():
+        model.embed.embed.weight.copy_(model.embed.embed.weight[:1].expand(10, -1))
+    x = torch.randn(5, 20, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    with torch.no_grad():
+        together, one = model.log_prob(x), model.log_prob(x, condition=torch.zeros(5, dtype=torch.long), generator=1)
+    assert together.kind == one.kind == "estimate"
+    torch.testing.assert_close(together.stderr, one.stderr, rtol=2.0, atol=0)  # 8 draws each
+    assert ((together.value - one.value).abs() < 5 * (together.stderr**2 + one.stderr**2).sqrt()).all()

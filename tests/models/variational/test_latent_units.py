@@ -103,12 +103,11 @@ def test_black_and_white_images_are_drawn_anew_and_evaluated_on_fixed_ones():
     model = VAE(DIGITS, latent_dim=3, width=16, likelihood="bernoulli", binarise=True, dropout=0.0)
     x = grey(6)
     assert model.binarised and model.mass and not model.dequantise
-    fixed = fixed_binary(x, 1)
+    fixed = fixed_binary(x)
     assert set(fixed.unique().tolist()) == {-1.0, 1.0}
-    torch.testing.assert_close(fixed_binary(x.flip(0), 1).flip(0), fixed)  # whatever the batch
-    assert not torch.equal(fixed_binary(x, 2), fixed)
+    torch.testing.assert_close(fixed_binary(x.flip(0)).flip(0), fixed)  # whatever the batch
     same = x[:1].expand(2, -1, -1, -1)
-    assert torch.equal(*fixed_binary(same, 1))
+    assert torch.equal(*fixed_binary(same))
     with torch.no_grad():
         torch.testing.assert_close(model.log_prob(x[2:4]).value, model.log_prob(x).value[2:4])
         # the loss is that of some binary image, so it differs from draw to draw, and from that of the grey levels
@@ -123,7 +122,7 @@ def test_fixed_images_have_the_frequencies_of_the_grey_ones():
     """A level of 0.3 is white in 30 % of 64 000 pixels of images that differ: five standard errors are 0.009."""
     x = torch.full((1000, 1, 8, 8), 2 * 0.3 - 1)
     x[:, 0, 0, 0] = torch.linspace(-1, 1, 1000)  # so that no two images are the same
-    white = (fixed_binary(x, 0)[:, 0, 1:] > 0).float()
+    white = (fixed_binary(x)[:, 0, 1:] > 0).float()
     assert white.mean().item() == pytest.approx(0.3, abs=0.009)
     means = white.mean(0)  # by place: images do not share their draws
     assert (means - 0.3).abs().max() < 5 * math.sqrt(0.21 / 1000)

@@ -228,3 +228,11 @@ def test_richer_posteriors_bend_where_the_diagonal_cannot(kind):
 def test_unknown_posteriors_are_a_sentence():
     with pytest.raises(UserError, match="posterior = 'planer' was given; did you mean planar"):
         posterior("planer", 2)
+
+
+@pytest.mark.parametrize("kind", ["gaussian", "full", "iaf", "planar", "radial", "sylvester"])
+def test_what_an_encoder_says_in_half_precision_is_understood(kind):
+    bent, said = posterior(kind, 3), torch.randn(2, posterior(kind, 3).outputs, dtype=torch.bfloat16)
+    with torch.autocast("cpu", torch.bfloat16):
+        z, log_slopes = bent.draw(said, torch.randn(2, 4, 3))
+    assert z.dtype == torch.float32 and bool(z.isfinite().all() and log_slopes.isfinite().all())

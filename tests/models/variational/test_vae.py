@@ -12,10 +12,10 @@ from pushforward.data.units import units
 from pushforward.distributions.likelihoods import keys_of
 from pushforward.errors import UserError
 from pushforward.models.contract import capabilities
-from pushforward.models.variational.base import mixture
 from pushforward.models.variational.elbo import Elbo, ImportanceWeighted, iwae_bound, log_weights
 from pushforward.models.variational.posteriors import LOG_SIGMA, Diagonal, kl_to_standard_normal
 from pushforward.models.variational.vae import VAE
+from pushforward.nets.conditioning import mixture
 from pushforward.randomness import SampleRng, UpdateRng, normals
 
 POINTS = DataSpec("point", (5,), columns=tuple(Column(str(i), "number") for i in range(5)))
@@ -352,7 +352,7 @@ def test_many_attributes_are_drawn_and_what_cannot_be_is_asked_for():
     spec = DataSpec("image", (1, 2, 2), levels=2, condition=Condition("attributes", 9))
     model, x = vae(spec, network="mlp", width=8, likelihood="bernoulli"), levels(3, spec)
     with torch.no_grad():
-        conditions, rates = mixture(spec.condition, torch.device("cpu"))
+        conditions, rates = mixture(spec.condition)
         each = torch.stack([model.log_prob(x, condition=a.expand(3, -1), draws=2).value for a in conditions])
         torch.testing.assert_close(model.log_prob(x, draws=2).value, each.logsumexp(0) - math.log(64))
     assert conditions.shape == (64, 9) and len(conditions.unique(dim=0)) > 40 and rates.sum() == 1

@@ -38,13 +38,30 @@ from torch import Tensor, nn
 
 from pushforward.data.batches import Batch
 from pushforward.data.spec import Column, Condition, DataSpec
-from pushforward.distributions.likelihoods import wide
-from pushforward.distributions.mixed import UNIFORMS, MixedColumns, pick
-from pushforward.errors import UserError, nearest
-from pushforward.models.contract import Generator, LogProb, Loss, OptimizerSettings, Player, Update, device_of, evaluating
-from pushforward.nets.conditioning import ConditionEmbedding, condition_rates, draw_condition, not_given
+from pushforward.distributions.likelihoods import pick, wide
+from pushforward.distributions.mixed import UNIFORMS, MixedColumns
+from pushforward.errors import UserError, checked_temperature, nearest
+from pushforward.models.contract import (
+    Generator,
+    LogProb,
+    Loss,
+    OptimizerSettings,
+    Player,
+    Update,
+    checked_mask,
+    device_of,
+    evaluating,
+)
+from pushforward.nets.conditioning import (
+    ConditionEmbedding,
+    checked_condition,
+    condition_rates,
+    draw_condition,
+    marginal,
+    not_given,
+)
 from pushforward.nets.masked import MaskedBlocks
-from pushforward.randomness import Rng, as_rng
+from pushforward.randomness import Rng, as_rng, chosen
 
 CONTEXT = 64  # numbers of a condition's vector
 RIDGE = 1e-6  # added to variances: what is left of a number has a standard deviation of a thousandth or more
@@ -178,11 +195,18 @@ class MADE(nn.Module):
 
     def loss(self, batch: Batch, rng: Rng) -> Loss:
         """-log p(x | c) in nats, on average over rows."""
-        nats = -self.column_log_probs(batch.x, condition=batch.condition).flatten(1).sum(1).mean()
+        nats = -self._log_probs(batch.x, batch.condition).flatten(1).sum(1).mean()
         return Loss(nats, {"nats": nats.detach()})
 
     def column_log_probs(self, x: Float[Tensor, "b *shape"], *, condition: Tensor | None = None) -> Float[Tensor, "b *columns"]:
-        """log p(x_j | x_<j, c) of each column, (B, columns), of series (B, L, columns)."""
+        """log p(x_j | x_<j, c) of each column, (B, columns), of series (B, L, columns).
+
+        Raises UserError for rows of another shape, for numbers that are not finite, and for a missing condition.
+        """
+        self._check(x, x)
+        return self._log_probs(x, checked_condition(self.spec.condition, condition, len(x), device_of(self), needed=True))
+
+    def _log_probs(self, x: Float[Tensor, "b *shape"], condition: Tensor | None) -> Float[Tensor, "b *columns"]:
         x = self.mixed.tidy(x)
         shift, scale = self.regression(x.flatten(1)), self.regression.scale
         told = self.net(self._beyond(x.flatten(1), shift), self.embed.of(condition, len(x)))
@@ -194,24 +218,20 @@ class MADE(nn.Module):
         return self.mixed.tidy(((x - shift) / self.regression.scale).view(-1, *self.spec.shape)).flatten(1)
 
     def log_prob(self, x: Float[Tensor, "b *shape"], *, condition: Tensor | None = None) -> LogProb:
-        """Exact, in nats. Without a condition that of all classes together, weighed by their frequencies.
+        """Exact, in nats. Without a condition that of all classes, or sets of at most 6 attributes, together, weighed by their
+        frequencies.
 
-        Raises UserError for rows of another shape, for numbers that are not finite, and for a condition that is needed (one
-        that is no class) and not given.
+        Raises UserError for rows of another shape, for numbers that are not finite, and for a condition of another kind that is
+        not given.
         """
         self._check(x, x)
         known = self.spec.condition
+        condition = checked_condition(known, condition, len(x), device_of(self))
         with evaluating(self):
             if known is None or condition is not None:
-                return LogProb(self.column_log_probs(x, condition=condition).flatten(1).sum(1), "exact")
-            if known.kind != "class":
-                raise not_given(known)
-            each = [
-                self.column_log_probs(x, condition=torch.full((len(x),), k, device=x.device)).flatten(1).sum(1)
-                for k in range(known.size)
-            ]
-            rates = condition_rates(known, x.device).log().to(each[0].dtype)
-            return LogProb(torch.logsumexp(torch.stack(each, 1) + rates, 1), "exact")
+                return LogProb(self._log_probs(x, condition).flatten(1).sum(1), "exact")
+            value = marginal(known, len(x), x.device, lambda c: self._log_probs(x, c).flatten(1).sum(1))
+            return LogProb(value, "exact")
 
     @torch.no_grad()
     def sample(
@@ -221,11 +241,12 @@ class MADE(nn.Module):
 
         Args:
             condition: (n,) classes, (n, A) attributes or (n, V) vectors; None: as frequent as in the training set.
-            temperature: T: categories, gaps and components are drawn from p^(1/T), and a component's scale is times sqrt(T).
+            temperature: T: categories, gaps and components are drawn from p^(1/T); a Gaussian's standard deviation is times
+                sqrt(T), a logistic's scale times T.
         """
-        if not temperature > 0:
-            raise UserError(f"temperature = {temperature} was given; it is above 0 (1: as learned, less: more typical rows).")
+        checked_temperature(temperature)
         rng = as_rng(generator, device_of(self))
+        condition = checked_condition(self.spec.condition, condition, n, rng.device)
         if condition is None and self.spec.condition is not None:
             condition = draw_condition(self.spec.condition, n, rng)
         nothing = torch.zeros(n, *self.spec.shape, device=rng.device)
@@ -236,7 +257,7 @@ class MADE(nn.Module):
     def complete(
         self,
         x: Float[Tensor, "b *shape"],
-        known: Bool[Tensor, "b *shape"],
+        known: Tensor,
         *,
         condition: Tensor | None = None,
         generator: Generator = None,
@@ -249,26 +270,30 @@ class MADE(nn.Module):
 
         Args:
             x: rows; what stands in unknown cells does not matter.
-            known: which numbers are kept as they are. Some of a category's one-hot columns may be known and others not.
+            known: booleans of x's shape: which numbers are kept as they are. Some of a category's one-hot columns may be
+                known and others not.
             condition: as of `sample`; None: each candidate has its own, so that what is known speaks for some of them.
             candidates: of each row.
 
-        Raises UserError for rows of another shape, for known numbers that are not finite, and for less than one candidate.
+        Raises UserError for rows of another shape, for what `known` or the condition cannot be, for known numbers that are not
+        finite, and for less than one candidate.
         """
         if candidates < 1:
             raise UserError(f"candidates = {candidates} was given; there is at least 1 for each row.")
+        known = checked_mask(known, x)
         self._check(x, torch.where(known, x, 0))
         rng = as_rng(generator, device_of(self))
+        condition = checked_condition(self.spec.condition, condition, len(x), rng.device)
         if condition is not None:
             condition = condition.repeat_interleave(candidates, 0)
         elif self.spec.condition is not None:
             condition = _drawn(self.spec.condition, len(x), candidates, rng)
         context = self.embed.of(condition, len(x) * candidates)
-        chosen = rng.rand(len(x), dtype=torch.float64)
+        which = rng.rand(len(x), dtype=torch.float64)
         uniforms = rng.rand(len(x), candidates, self.net.blocks, UNIFORMS, dtype=torch.float64)
         many, kept = x.repeat_interleave(candidates, 0), known.repeat_interleave(candidates, 0)
         made, log_weights = self._fill(many, kept, uniforms.flatten(0, 1), context)
-        index, _ = pick(log_weights.unflatten(0, (-1, candidates)), chosen)
+        index = pick(log_weights.unflatten(0, (-1, candidates)), which)
         made = made.unflatten(0, (-1, candidates))[torch.arange(len(x), device=x.device), index]
         return torch.where(known, x, made)
 
@@ -313,8 +338,7 @@ def _drawn(condition: Condition, rows: int, candidates: int, rng: Rng) -> Tensor
     rates = condition_rates(condition, rng.device)
     if condition.kind == "attributes":
         return (rng.rand(rows, candidates, condition.size) < rates).float().flatten(0, 1)
-    uniforms = rng.rand(rows, candidates, dtype=torch.float64).flatten()
-    return pick(rates.log().expand(len(uniforms), -1), uniforms)[0]
+    return chosen(rates, rng.rand(rows, candidates, dtype=torch.float64)).flatten()
 
 
 def ordered(order: str, columns: int, seed: int) -> list[int]:

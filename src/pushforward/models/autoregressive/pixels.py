@@ -34,9 +34,18 @@ from pushforward.data.spec import DataSpec
 from pushforward.data.units import units
 from pushforward.distributions.likelihoods import binary, fixed_binary
 from pushforward.distributions.pixels import Bernoulli, Categorical, LogisticMixture, PixelLaw
-from pushforward.errors import UserError, nearest
-from pushforward.models.contract import Generator, LogProb, Loss, OptimizerSettings, Player, device_of, evaluating
-from pushforward.nets.conditioning import ConditionEmbedding, checked_classes, condition_rates, draw_condition
+from pushforward.errors import UserError, checked_temperature, nearest
+from pushforward.models.contract import (
+    Generator,
+    LogProb,
+    Loss,
+    OptimizerSettings,
+    Player,
+    checked_mask,
+    device_of,
+    evaluating,
+)
+from pushforward.nets.conditioning import ConditionEmbedding, checked_condition, draw_condition, marginal
 from pushforward.nets.masked_conv import PixelNetwork
 from pushforward.nets.pixel_cnn import GatedPixelCNN, PixelCNN, PixelCNNPlusPlus
 from pushforward.nets.pixel_rnn import DiagonalBiLSTM, RowLSTM
@@ -56,7 +65,7 @@ NETWORKS: dict[str, tuple[type[PixelNetwork], int, int, tuple[str, ...]]] = {
 CONTEXT = 64  # numbers of a condition's vector
 EMBEDDING = 32  # and of a code's
 WHERE = 3  # planes that say where a pixel is
-EVALUATION_SEED = 0x1A3  # of the black and white images that grey ones are measured by: the same as of variational models
+MIXTURES = 10  # components of a mixture of logistics, where none are given
 SOFTMAX = 256  # levels that a softmax is for
 
 
@@ -74,7 +83,7 @@ class PixelModel(nn.Module):
         depth: Layers, of plusplus blocks at each size on either way; None: 6 of pixelcnn and gated, 1 of plusplus, 3 of LSTMs.
         kernel: Pixels across the convolutions of pixelcnn, gated and row-lstm, odd; None: 3. (The first has 7.)
         halvings: How often plusplus halves the image; None: 2.
-        mixtures: Components of the logistic mixture.
+        mixtures: Components of the logistic mixture; None: 10.
         dropout: Rate at which feature maps are dropped.
         learning_rate: Adam's.
     """
@@ -95,7 +104,7 @@ class PixelModel(nn.Module):
         depth: int | None = None,
         kernel: int | None = None,
         halvings: int | None = None,
-        mixtures: int = 10,
+        mixtures: int | None = None,
         dropout: float = 0.0,
         learning_rate: float = 2e-3,
     ):
@@ -135,25 +144,19 @@ class PixelModel(nn.Module):
     def log_prob(self, x: Tensor, *, condition: Tensor | None = None) -> LogProb:
         """Exact, in nats: log P of the levels (a density constant over each level, as all masses are given here).
 
-        Without a condition, a model of classes gives its exact marginal, log sum_c p(c) P(x | c). With `binarise` it is that
-        of one black and white image of each x, always the same.
+        Without a condition, a model of classes, or of at most 6 attributes, gives its exact marginal, log sum_c p(c) P(x | c).
+        With `binarise` it is that of one black and white image of each x, always the same.
 
-        Raises UserError for x that is not on the levels, and for a missing condition that is not a class.
+        Raises UserError for x that is not on the levels, and for a missing condition of another kind.
         """
-        levels, condition = self._checked(x), self._checked_condition(condition, len(x))
-        known, rows = self.spec.condition, len(levels)
+        levels, known, rows = self._checked(x), self.spec.condition, len(x)
+        condition = checked_condition(known, condition, rows, levels.device)
         volume = 0.0 if self.codes is not None else units(self.spec).log_det
         with evaluating(self):
             if known is None or condition is not None:
                 return LogProb(self._log_mass(levels, self.embed(condition, rows)) - volume, "exact")
-            if known.kind != "class":
-                raise UserError(f"this model needs its condition ({known.kind}) to give a density; pass it.")
-            each = [
-                self._log_mass(levels, self.embed(torch.full((rows,), c, device=levels.device), rows))
-                for c in range(known.size)
-            ]
-            joint = torch.stack(each, 1)
-            return LogProb((joint + condition_rates(known, joint.device).log().to(joint)).logsumexp(1) - volume, "exact")
+            value = marginal(known, rows, levels.device, lambda c: self._log_mass(levels, self.embed(c, rows)))
+            return LogProb(value - volume, "exact")
 
     def _log_mass(self, levels: Int[Tensor, "b c h w"], context: Tensor | None) -> Float[Tensor, " b"]:
         outputs = self.network(self._read(levels), context)
@@ -186,7 +189,7 @@ class PixelModel(nn.Module):
     def complete(
         self,
         x: Tensor,
-        known: Bool[Tensor, "b *shape"],
+        known: Tensor,
         *,
         condition: Tensor | None = None,
         generator: Generator = None,
@@ -200,13 +203,12 @@ class PixelModel(nn.Module):
 
         Args:
             x: data; what it holds where it is not known does not matter. Where the model binarises, white is above the middle.
-            known: true where x is to be kept.
+            known: booleans of x's shape, true where x is to be kept.
             condition: (B,) classes or (B, A) attributes; None draws them as often as they are in the data.
             temperature, cache: as for `sample`.
         """
-        if known.shape != x.shape:
-            raise UserError(f"known of shape {tuple(known.shape)} does not fit data of shape {tuple(x.shape)}.")
-        x, known = x.to(device_of(self)), known.to(device_of(self))
+        x = x.to(device_of(self))
+        known = checked_mask(known, x)
         empty = 0 if self.codes is not None else -1
         given = self._checked(torch.where(known, x, empty), draws=False)
         made = self._drawn(given, known.view(given.shape), condition, generator, temperature, cache)
@@ -222,10 +224,9 @@ class PixelModel(nn.Module):
         cache: bool,
     ) -> Tensor:
         """Levels with those that are not known drawn, in the model's units."""
-        if not temperature > 0:
-            raise UserError(f"the temperature must be above 0, {temperature} was given; for all but the likeliest give 0.01.")
+        checked_temperature(temperature)
         rows, rng = len(levels), as_rng(generator, levels.device)
-        condition = self._checked_condition(condition, rows)
+        condition = checked_condition(self.spec.condition, condition, rows, levels.device)
         if condition is None and self.spec.condition is not None:
             condition = draw_condition(self.spec.condition, rows, rng)
         # All uniforms at once: a stream is opened once a row, not once a row and pixel.
@@ -277,7 +278,7 @@ class PixelModel(nn.Module):
             beyond = x[~(x.abs() <= 1)]
             if beyond.numel():
                 raise UserError(f"{beyond[0].item():.4g} was given as a grey level; they go from -1 (black) to 1 (white).")
-            return self._levels(fixed_binary(x, EVALUATION_SEED) if draws else torch.where(x > 0, 1.0, -1.0))
+            return self._levels(fixed_binary(x) if draws else torch.where(x > 0, 1.0, -1.0))
         level = (x.double() + 1) * (top / 2)
         off = x[~(((level - level.round()).abs() < 0.01) & (level > -0.5) & (level < top + 0.5))]
         if off.numel():
@@ -286,12 +287,6 @@ class PixelModel(nn.Module):
                 "(c an integer): give images as levels, without noise."
             )
         return self._levels(x)
-
-    def _checked_condition(self, condition: Tensor | None, rows: int) -> Tensor | None:
-        """The condition on this device; a class that there is not is a UserError. (Not in the loss: it would synchronise.)"""
-        if condition is not None and self.spec.classes is not None:
-            condition = checked_classes(condition, rows, self.spec.classes)
-        return None if condition is None else condition.to(device_of(self))
 
 
 def _shape(spec: DataSpec) -> tuple[int, int, int]:
@@ -314,7 +309,7 @@ def _shape(spec: DataSpec) -> tuple[int, int, int]:
     return channels, height, width
 
 
-def _law(name: str, spec: DataSpec, network: str, binarise: bool, channels: int, mixtures: int) -> PixelLaw:
+def _law(name: str, spec: DataSpec, network: str, binarise: bool, channels: int, mixtures: int | None) -> PixelLaw:
     """The law of this name for such data."""
     tokens = spec.vocabulary.size if spec.kind == "tokens" and spec.vocabulary else 0
     levels = tokens or spec.levels or 0
@@ -324,12 +319,14 @@ def _law(name: str, spec: DataSpec, network: str, binarise: bool, channels: int,
         if name not in ("auto", "categorical") or binarise:
             asked = "binarise" if binarise else f"likelihood='{name}'"
             raise UserError(f"{asked} is for images, '{spec.name}' holds codes, which have no order; leave it out.")
-        return Categorical(channels, levels)
+        name = "categorical"
     if name == "auto":
         grey = "logistic" if network == "plusplus" or levels > SOFTMAX else "categorical"
         name = "bernoulli" if binarise or levels == 2 else grey
     if binarise and name != "bernoulli":
         raise UserError("binarise draws black and white images, which are for likelihood='bernoulli'; set that too.")
+    if mixtures is not None and name != "logistic":
+        raise UserError(f"mixtures was given, which likelihood='{name}' has not (logistic: yes); leave it out.")
     if name == "bernoulli":
         if levels != 2 and not binarise:
             raise UserError(
@@ -338,8 +335,8 @@ def _law(name: str, spec: DataSpec, network: str, binarise: bool, channels: int,
             )
         return Bernoulli(channels)
     if name == "logistic":
-        return LogisticMixture(channels, levels, mixtures)
-    if levels > SOFTMAX:
+        return LogisticMixture(channels, levels, MIXTURES if mixtures is None else mixtures)
+    if levels > SOFTMAX and not tokens:
         raise UserError(
             f"a categorical likelihood has a logit for each level, and '{spec.name}' has {levels}: use likelihood='logistic'."
         )

@@ -16,8 +16,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from pushforward.errors import UserError
+from pushforward.errors import UserError, checked_temperature
 from pushforward.nets.transformer import Cache, Decoder
+from pushforward.randomness import chosen
 
 
 def window_start(i: int, context: int) -> int:
@@ -69,10 +70,7 @@ class Choice:
     repetition_penalty: float = 1.0
 
     def __post_init__(self) -> None:
-        if not self.temperature > 0:
-            raise UserError(
-                f"the temperature must be above 0, {self.temperature} was given; for the likeliest token use top_k=1."
-            )
+        checked_temperature(self.temperature)
         if self.top_k is not None and self.top_k < 1:
             raise UserError(f"top_k must be at least 1, {self.top_k} was given; leave it out to allow every token.")
         if self.top_p is not None and not 0 < self.top_p <= 1:
@@ -133,7 +131,6 @@ def generate(
     if choice.repetition_penalty != 1:
         used = torch.zeros(len(prefix), network.tokens.num_embeddings, dtype=torch.bool, device=prefix.device)
         used.scatter_(1, prefix, True)
-    uniforms = uniforms.double()
     for i in range(first, tokens.shape[1]):
         if past is None or window_start(i, network.context) != start:
             start = window_start(i, network.context)
@@ -143,9 +140,7 @@ def generate(
         else:
             features = network.features(tokens[:, i - 1 : i], cache=past)
         probabilities = choice.probabilities(network.logits(features[:, -1]), used)
-        cumulative = probabilities.cumsum(-1)
-        threshold = uniforms[:, i - first, None] * cumulative[:, -1:]
-        tokens[:, i] = (cumulative <= threshold).sum(-1)  # the first token whose cumulative probability exceeds it
+        tokens[:, i] = chosen(probabilities, uniforms[:, i - first])
         if used is not None:
             used.scatter_(1, tokens[:, i : i + 1], True)
         if watch is not None:

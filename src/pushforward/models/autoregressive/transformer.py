@@ -29,7 +29,7 @@ from pushforward.data.spec import DataSpec
 from pushforward.errors import UserError
 from pushforward.models.autoregressive.sampling import Choice, generate, windows
 from pushforward.models.contract import Generator, LogProb, Loss, OptimizerSettings, Player, device_of, evaluating
-from pushforward.nets.conditioning import ConditionEmbedding, condition_rates, draw_condition
+from pushforward.nets.conditioning import ConditionEmbedding, checked_condition, draw_condition, marginal
 from pushforward.nets.transformer import Decoder, Norm, Perceptron, Positions
 from pushforward.randomness import Rng, as_rng
 
@@ -107,7 +107,14 @@ class GPT(nn.Module):
             nn.init.normal_(self.begin.embed.weight, std=0.02)  # type: ignore[arg-type]
 
     def token_log_probs(self, x: Int[Tensor, "b l"], *, condition: Tensor | None = None) -> Float[Tensor, "b l"]:
-        """log p(x_i | x_<i) in nats for every token of sequences of any length."""
+        """log p(x_i | x_<i, condition) in nats for every token of sequences of any length.
+
+        Raises UserError for ids outside the vocabulary, and for a missing condition.
+        """
+        x = self._checked(x)
+        return self._token_log_probs(x, checked_condition(self.spec.condition, condition, len(x), x.device, needed=True))
+
+    def _token_log_probs(self, x: Int[Tensor, "b l"], condition: Tensor | None) -> Float[Tensor, "b l"]:
         begin = self._begin(len(x), condition)
         parts = []
         for start, first, end in windows(x.shape[1], self.network.context):
@@ -118,21 +125,15 @@ class GPT(nn.Module):
     def log_prob(self, x: Int[Tensor, "b l"], *, condition: Tensor | None = None) -> LogProb:
         """log p(x | condition) in nats per sequence, exact. Sequences may have any length.
 
-        Without a condition, a model of classes gives its exact marginal, log sum_c p(c) p(x | c).
-        Raises UserError for ids outside the vocabulary, and for a missing condition that is not a class.
+        Without a condition, a model of classes, or of at most 6 attributes, gives its exact marginal, log sum_c p(c) p(x | c).
+        Raises UserError for ids outside the vocabulary, and for a missing condition of another kind.
         """
-        x, condition = self._checked(x), self._checked_condition(condition)
+        x, known, rows = self._checked(x), self.spec.condition, len(x)
+        condition = checked_condition(known, condition, rows, x.device)
         with evaluating(self):
-            if self.spec.condition is None or condition is not None:
-                return LogProb(self.token_log_probs(x, condition=condition).sum(1), "exact")
-            if self.spec.classes is None:
-                raise UserError(f"this model needs its condition ({self.spec.condition.kind}) to give a density; pass it.")
-            each = [
-                self.token_log_probs(x, condition=torch.full((len(x),), c, device=x.device)).sum(1)
-                for c in range(self.spec.classes)
-            ]
-            joint = torch.stack(each, 1)
-            return LogProb((joint + condition_rates(self.spec.condition, x.device).log().to(joint)).logsumexp(1), "exact")
+            if known is None or condition is not None:
+                return LogProb(self._token_log_probs(x, condition).sum(1), "exact")
+            return LogProb(marginal(known, rows, x.device, lambda c: self._token_log_probs(x, c).sum(1)), "exact")
 
     @torch.inference_mode()
     def text_nats(
@@ -144,7 +145,7 @@ class GPT(nn.Module):
         cost more passes. condition: (1,) or (1, A), of the whole text.
         """
         tokens, context = self._checked(tokens[None])[0], self.network.context
-        condition = self._checked_condition(condition)
+        condition = checked_condition(self.spec.condition, condition, 1, tokens.device, needed=True)
         if not len(tokens):
             raise UserError("the text has no tokens to measure.")
         groups: dict[tuple[int, int], list[int]] = {}  # windows of one shape go through the network together
@@ -162,7 +163,7 @@ class GPT(nn.Module):
 
     def loss(self, batch: Batch, rng: Rng) -> Loss:
         """Mean cross-entropy in nats per token."""
-        nats = -self.token_log_probs(batch.x, condition=batch.condition).mean()
+        nats = -self._token_log_probs(batch.x, batch.condition).mean()
         return Loss(nats, {"nats_per_token": nats.detach()})
 
     def players(self) -> list[Player]:
@@ -236,7 +237,8 @@ class GPT(nn.Module):
         choice = Choice(temperature, top_k, top_p, min_p, repetition_penalty)
         if length < 0:
             raise UserError(f"a text cannot be continued by {length} tokens; give 0 or more.")
-        prefix, condition = self._checked(prefix), self._checked_condition(condition)
+        prefix = self._checked(prefix)
+        condition = checked_condition(self.spec.condition, condition, len(prefix), prefix.device)
         rng = as_rng(generator, device_of(self))
         if condition is None and self.spec.condition is not None:
             condition = draw_condition(self.spec.condition, len(prefix), rng)
@@ -249,22 +251,8 @@ class GPT(nn.Module):
     def _begin(self, rows: int, condition: Tensor | None) -> Float[Tensor, "b 1 width"]:
         """The vector before the first token: what all sequences share, plus the embedded condition."""
         if isinstance(self.begin, nn.Parameter):
-            if condition is not None:
-                raise UserError("a condition was given, but this model was built for data without one; leave it out.")
             return self.begin.expand(rows, 1, -1)
-        if condition is None or len(condition) != rows:
-            given = "none" if condition is None else len(condition)
-            raise UserError(f"this model needs one condition for each of the {rows} sequences; {given} were given.")
         return (self.begin(None, rows) + self.begin(condition, rows))[:, None]
-
-    def _checked_condition(self, condition: Tensor | None) -> Tensor | None:
-        """The condition on this device; a class that there is not is a UserError. (Not in the loss: it would synchronise.)"""
-        classes = self.spec.classes
-        if condition is not None and classes is not None and condition.numel():
-            wrong = [c for c in (int(condition.min()), int(condition.max())) if not 0 <= c < classes]
-            if wrong:
-                raise UserError(f"class {wrong[0]} was asked for; this model knows classes 0 to {classes - 1}.")
-        return None if condition is None else condition.to(device_of(self))
 
     def _checked(self, x: Tensor) -> Tensor:
         """x as long ids on this device, or a UserError."""

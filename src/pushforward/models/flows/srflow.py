@@ -47,7 +47,10 @@ class SRFlow(Flow):
         learning_rate: float = 1e-3,
     ):
         if spec.condition is None or spec.condition.kind != "image":
-            raise UserError(f"srflow learns images given images, and '{spec.name}' holds no pairs; take glow, or load pairs.")
+            raise UserError(
+                f"srflow learns images given images, and '{spec.name}' holds no pairs: load them (--data pairs/ "
+                "--target-image large, where pairs/small and pairs/large hold images of the same names), or take glow."
+            )
         super().__init__(
             spec,
             transform=transform,

@@ -16,7 +16,7 @@ from pushforward.bijections.base import Bijection, Chain, Inverted, Shape
 from pushforward.bijections.continuous import Continuous, Velocity
 from pushforward.bijections.coupling import Checkerboard, ImageNetwork, Partition, coupling, halves
 from pushforward.bijections.elementwise import Additive, Affine, Elementwise, Standardised
-from pushforward.bijections.linear import Actnorm, InvertibleConv1x1, Linear, Orthogonal, Permutation
+from pushforward.bijections.linear import Actnorm, Linear, Orthogonal, Permutation
 from pushforward.bijections.residual import Residual
 from pushforward.bijections.shapes import Split, Squeeze, flatten
 from pushforward.bijections.splines import RationalQuadraticSpline
@@ -24,6 +24,7 @@ from pushforward.bijections.splines import RationalQuadraticSpline
 Form = Literal["coupling", "autoregressive", "inverse-autoregressive", "residual", "continuous"]
 Transform = Literal["additive", "affine", "spline"]
 Mixing = Literal["auto", "reverse", "permutation", "linear", "orthogonal", "none"]
+STEPWISE = ("coupling", "autoregressive", "inverse-autoregressive")  # forms whose steps transform number by number
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,6 @@ class Plan:
     bound: float = 5.0
     context: int = 0
     image: bool = False  # whether the context is one
-    seed: int = 0
 
     def elementwise(self) -> Elementwise:
         if self.transform == "additive":
@@ -52,19 +52,18 @@ class Plan:
             return Affine("tanh")  # on MNIST, after 300 updates, 1.93 bits per dimension; Glow's sigmoid 2.37
         return RationalQuadraticSpline(self.bins, self.bound)
 
-    def mixed(self, size: int, step: int, image: bool) -> list[Bijection]:
+    def mixed(self, size: int, step: int) -> list[Bijection]:
         """What mixes features, or channels, ahead of step number `step`."""
-        if self.form in ("residual", "continuous"):
+        if self.form not in STEPWISE:
             return []
         how = ("linear" if self.form == "coupling" else "reverse") if self.mixing == "auto" else self.mixing
-        if how == "none" or size == 1:
+        couples = self.form == "coupling"
+        if how == "none" or size == 1 or (how == "reverse" and couples):  # couplings keep and move their halves by turns
             return []
         if how == "reverse":
             return [Permutation.reverse(size)] if step else []
-        if how == "permutation":
-            return [Permutation.random(size, self.seed + step)] if step else []
-        if image:
-            return [InvertibleConv1x1(size)]
+        if how == "permutation":  # once for each two couplings, so that every number is moved by one of them
+            return [] if step == 0 or (couples and step % 2) else [Permutation.random(size, step)]
         return [Linear(size) if how == "linear" else Orthogonal(size)]
 
     def moved(self, shape: Shape, step: int, partition: Partition | None = None) -> Bijection:
@@ -93,7 +92,7 @@ def vector_steps(size: int, plan: Plan) -> Chain:
     parts: list[Bijection] = []
     for step in range(plan.steps):
         parts += [Actnorm(size)] if plan.actnorm else []
-        parts += [*plan.mixed(size, step, image=False), plan.moved((size,), step)]
+        parts += [*plan.mixed(size, step), plan.moved((size,), step)]
     return Chain(parts)
 
 
@@ -106,7 +105,7 @@ def image_steps(shape: Shape, plan: Plan, levels: int, checkerboard: int) -> Cha
         parts.append(plan.moved(shape, number, Checkerboard(shape[0], swapped=number % 2 == 1)))
     for step in range(plan.steps):
         parts += [Actnorm(shape[0])] if plan.actnorm else []
-        parts += [*plan.mixed(shape[0], step, image=True), plan.moved(shape, step)]
+        parts += [*plan.mixed(shape[0], step), plan.moved(shape, step)]
     if levels == 1:
         return Chain([*parts, flatten(shape)])
     going = ((shape[0] + 1) // 2, *shape[1:])

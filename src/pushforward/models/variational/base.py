@@ -6,25 +6,21 @@ codes from its posterior and weighs them (`elbo.py`).
 
 from __future__ import annotations
 
-import math
-
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from pushforward.data.batches import Batch
-from pushforward.data.spec import Condition, DataSpec
+from pushforward.data.spec import DataSpec
 from pushforward.data.units import units
 from pushforward.distributions.choice import likelihood
 from pushforward.distributions.likelihoods import Bernoulli, Gaussian, Sigma, binary, fixed_binary
 from pushforward.errors import UserError
 from pushforward.models.contract import Generator, LogProb, Loss, OptimizerSettings, Player, device_of
 from pushforward.models.variational.elbo import Elbo, ImportanceWeighted, iwae_bound
-from pushforward.nets.conditioning import ConditionEmbedding, condition_rates, draw_condition
-from pushforward.randomness import Rng, SampleRng, as_rng
+from pushforward.nets.conditioning import ConditionEmbedding, draw_condition, marginal
+from pushforward.randomness import EVALUATION_SEED, Rng, as_rng
 
-EVALUATION_SEED = 0x1A3
-MIXTURE = 64  # sets of attributes that a density without them is a mixture over
 EMBEDDING = 64  # numbers that a condition becomes
 LAST_WARMTH = 0.5  # a warm-up is over by this part of the run at the latest: most of a short one is under the full beta
 
@@ -165,38 +161,18 @@ class Variational(nn.Module):
         if draws < 1 or (chunk is not None and chunk < 1):
             raise UserError(f"draws = {draws} and chunk = {chunk} were given; both are at least 1.")
         self.likelihood.check(x)
-        x = fixed_binary(x, EVALUATION_SEED) if self.binarise else x
+        x = fixed_binary(x) if self.binarise else x
         chunk = chunk or min(max(1, 2**21 // self.spec.dimensions), 2**14)
-        known = self.spec.condition
+        known, rows = self.spec.condition, len(x)
+
+        def bound(condition: Tensor | None) -> Tensor:
+            return iwae_bound(self, x, draws, EVALUATION_SEED, self.embed(condition, rows), chunk)
+
         if condition is None and known is not None and known.kind in ("class", "attributes"):
-            conditions, rates = mixture(known, x.device)
-            parts = []
-            for each, rate in zip(conditions, rates.log().tolist(), strict=True):
-                embedding = self.embed(each.expand(len(x), *each.shape), len(x))
-                parts.append(rate + iwae_bound(self, x, draws, EVALUATION_SEED, embedding, chunk))
-            return LogProb(torch.stack(parts).logsumexp(0), "bound")
+            return LogProb(marginal(known, rows, x.device, bound, drawn=True), "bound")
         if condition is None and known is not None and not self.condition_dropout:
             raise UserError(
                 f"this model knows the density of data given their {known.kind} alone, of which none was hidden in training "
                 "(condition_dropout=0): give the condition."
             )
-        return LogProb(iwae_bound(self, x, draws, EVALUATION_SEED, self.embed(condition, len(x)), chunk), "bound")
-
-
-def mixture(condition: Condition, device: torch.device) -> tuple[Tensor, Float[Tensor, " m"]]:
-    """Conditions and their rates in the training set, those with a rate above 0: classes (M,), or attributes (M, A), each by
-    its own rate, as `draw_condition` draws them; more than 64 sets of attributes are 64 draws with equal rates.
-
-    >>> mixture(Condition("attributes", 2, frequencies=(0.75, 1.0)), torch.device("cpu"))[1].tolist()
-    [0.25, 0.75]
-    """
-    rates = condition_rates(condition, device)
-    if condition.kind == "class":
-        known = rates.nonzero()[:, 0]
-        return known, rates[known]
-    if condition.size > math.log2(MIXTURE):
-        drawn = draw_condition(condition, MIXTURE, SampleRng(EVALUATION_SEED, device=device))
-        return drawn, torch.full((MIXTURE,), 1 / MIXTURE, dtype=rates.dtype, device=device)
-    sets = torch.arange(2**condition.size, device=device)[:, None] >> torch.arange(condition.size, device=device) & 1
-    chances = torch.where(sets > 0, rates, 1 - rates).prod(1)
-    return sets[chances > 0].float(), chances[chances > 0]
+        return LogProb(bound(condition), "bound")

@@ -19,7 +19,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from pushforward.errors import UserError
-from pushforward.randomness import Rng
+from pushforward.randomness import Rng, chosen
 
 SHRINK = 16.0  # what a general table weighs against counts, in codes
 LARGEST = 2**24  # numbers in a table; of larger codebooks there are no tables of pairs, of more classes none by class
@@ -141,11 +141,10 @@ class CodePrior(nn.Module):
     ) -> Int[Tensor, "n p"]:
         """Codes of these classes, given coarser codes if there are any."""
         tables = self._tables()
-        label, uniform = self._label(classes, n), rng.rand(n, self.places).double()
+        label, uniform = self._label(classes, n), rng.rand(n, self.places)
         codes = torch.zeros(n, self.places, dtype=torch.long, device=uniform.device)
         for place in range(self.places):
-            below = self._logits(place, codes, label, coarse, *tables).softmax(1).cumsum(1)
-            codes[:, place] = (below <= uniform[:, place : place + 1]).sum(1).clamp_(max=self.size - 1)
+            codes[:, place] = chosen(self._logits(place, codes, label, coarse, *tables).softmax(1), uniform[:, place])
         return codes
 
 

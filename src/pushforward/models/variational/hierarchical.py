@@ -36,8 +36,8 @@ from pushforward.distributions.likelihoods import Sigma, fixed_binary, soft_clam
 from pushforward.errors import UserError, nearest
 from pushforward.models.contract import device_of
 from pushforward.models.variational import elbo
-from pushforward.models.variational.base import EVALUATION_SEED, Variational
-from pushforward.randomness import SampleRng
+from pushforward.models.variational.base import Variational
+from pushforward.randomness import EVALUATION_SEED, SampleRng
 
 LOG_SIGMA = 5.0  # log sigmas of priors and posteriors stay within +-5
 
@@ -298,7 +298,7 @@ class HierarchicalVAE(Variational):
     def diagnose(self, x: Float[Tensor, "b *shape"], *, condition: Tensor | None = None) -> dict[str, float]:
         """How the levels are used by data x: active_units of units are the levels with a KL of more than 0.01 nats; kl is that
         of all, kl_level_i of each, the top first."""
-        x = fixed_binary(x, EVALUATION_SEED) if self.binarise else x
+        x = fixed_binary(x) if self.binarise else x
         with torch.no_grad():
             rng = SampleRng(EVALUATION_SEED, device=device_of(self))
             said = elbo.use_of_units(self, x, rng, self.embed(condition, len(x)), 4)

@@ -29,11 +29,11 @@ from pushforward.distributions import likelihoods
 from pushforward.distributions.likelihoods import Bernoulli, Sigma, fixed_binary
 from pushforward.models.contract import Player, Update, device_of
 from pushforward.models.variational import elbo, posteriors
-from pushforward.models.variational.base import EVALUATION_SEED, Variational
+from pushforward.models.variational.base import Variational
 from pushforward.nets.choice import chosen_network
 from pushforward.nets.conv import ConvDecoder, ConvEncoder
 from pushforward.nets.mlp import Flat
-from pushforward.randomness import Rng, SampleRng
+from pushforward.randomness import EVALUATION_SEED, Rng, SampleRng
 
 MOVES = 0.01  # a moving unit's posterior mean has more variance than this over data (Burda et al. 2016: "active")
 SHOWN = 16  # latent units whose KL `diagnose` gives one by one
@@ -188,7 +188,7 @@ class VAE(Variational):
         average over the units; kl_of_unit_i: of each, the largest 16 first.
         """
         embedding = self.embed(condition, len(x))
-        x = fixed_binary(x, EVALUATION_SEED) if self.binarise else x
+        x = fixed_binary(x) if self.binarise else x
         with torch.no_grad():
             moves = self.posterior.mean(self.infer(x, embedding)).var(0, correction=0) > MOVES
             said = elbo.use_of_units(self, x, SampleRng(EVALUATION_SEED, device=device_of(self)), embedding, 16)
