@@ -191,8 +191,8 @@ def test_an_image_file_is_completed(completing, capsys, place):
     assert main(["complete", "runs/gaussian", "white.png", "--half", "top", "--level", "0.5"]) == 0
     output = capsys.readouterr()
     assert "resized" in output.err and str(place / "runs" / "gaussian" / "complete-top.png") in output.out
-    assert read_recipe("runs/gaussian/complete.png")["arguments"]["level"] == 0.5
-    shades = np.unique(np.asarray(Image.open("runs/gaussian/complete.png").convert("L")))
+    assert read_recipe("runs/gaussian/complete-top.png")["arguments"]["level"] == 0.5
+    shades = np.unique(np.asarray(Image.open("runs/gaussian/complete-top.png").convert("L")))
     assert {64, 191, 255} <= set(shades.tolist())  # drawn at levels 4 and 12 of 16, and what is white
 
 

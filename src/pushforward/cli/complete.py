@@ -34,9 +34,7 @@ def run(argv: Sequence[str]) -> None:
     built.add_argument("--items", type=str | None, default=None, help="which images: their numbers in the data, with commas")
     built.add_argument("--split", type=Literal["held-out", "train"], default="held-out", help="where images come from")
     built.add_argument("--data", type=str | None, default=None, help="other images of the same kind, instead of the run's own")
-    built.add_argument(
-        "--out", type=str | None, default=None, help="a .txt or .jsonl; of images a .png (complete-HALF.png)"
-    )
+    built.add_argument("--out", type=str | None, default=None, help="a .txt or .jsonl; of images a .png (complete-HALF.png)")
     built.add_argument("--seed", type=int, default=0, help="of all that is drawn, and of the choice of images")
     built.add_argument("--device", type=str, default="cpu", help="where the model runs")
     own = _own_options(built, words[0]) if words else []
