@@ -620,6 +620,14 @@ ZOO: dict[str, Method] = {
         training={"steps": 5_000, "batch_size": 32},
         page="flows",
     ),
+    "gpt": Method(
+        "autoregressive",
+        "autoregressive.transformer:GPT",
+        "Decoder-only transformer: one token after another",
+        "Radford et al. 2019",
+        ("tokens",),
+        training={"steps": 2_500, "batch_size": 32},
+    ),
     **{
         name: Method(
             "autoregressive",
@@ -684,13 +692,5 @@ ZOO: dict[str, Method] = {
         "Lipman et al. 2023, arXiv:2210.02747; Liu et al. 2023, arXiv:2209.03003",
         CONTINUOUS,
         training={"steps": 3_000, "batch_size": 128},
-    ),
-    "gpt": Method(
-        "autoregressive",
-        "autoregressive.transformer:GPT",
-        "Decoder-only transformer: one token after another",
-        "Radford et al. 2019",
-        ("tokens",),
-        training={"steps": 2_500, "batch_size": 32},
     ),
 }

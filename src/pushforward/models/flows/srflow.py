@@ -28,7 +28,16 @@ class SRFlow(Flow):
 
     Args:
         spec: of pairs: the condition is an image.
-        transform, mixing, steps, levels, checkerboard, width, depth, alpha, dequantisation, learning_rate: as of `Flow`.
+        transform: of each number: additive, affine or spline.
+        mixing: what is between steps, as of `Flow`.
+        steps: how many at each level.
+        levels: sizes of images that steps work at.
+        checkerboard: couplings of pixels at each size first.
+        width: channels of the networks.
+        depth: their blocks.
+        alpha: of the logit that images go through.
+        dequantisation: of levels: "uniform" noise, or "variational", which is learned.
+        learning_rate: Adam's.
     """
 
     def __init__(
