@@ -10,9 +10,10 @@ from pushforward.bijections import residual
 from pushforward.bijections.base import Inverted
 from pushforward.bijections.estimates import drawing
 from pushforward.bijections.residual import LipSwish, Residual, exact, fixed_point, roulette
+from pushforward.distributions.likelihoods import keys_of
 from pushforward.errors import UserError
 from pushforward.nets.lipschitz import follow
-from pushforward.randomness import SampleRng
+from pushforward.randomness import SampleRng, uniforms
 
 
 def built(shape: tuple[int, ...] = (4,), context: int = 0, hidden: tuple[int, ...] = (16, 16)) -> Residual:
@@ -181,3 +182,11 @@ def test_what_is_refused():
         built(context=3)(numbers(2, 4))
     with pytest.raises(UserError, match="follow"):
         fixed_point(lambda x: 1.1 * x + 1, torch.zeros(3))
+
+
+def test_the_number_of_terms_is_independent_of_the_probe():
+    """Their uniform numbers come of another key than the normal ones do."""
+    x, bijection = torch.randn(4, 20), built((20,))
+    keys = keys_of(x)
+    assert not torch.equal(bijection.uniform(x), 1 - uniforms(keys, 1, 0)[:, 0])
+    assert not torch.equal(bijection.uniform(x), uniforms(keys, 1, 0)[:, 0])

@@ -1,6 +1,7 @@
 """Laws of a pixel: masses that sum to one and are what they are called, and levels drawn by them."""
 
 import itertools
+import math
 
 import pytest
 import torch
@@ -127,3 +128,14 @@ def test_bad_settings():
         LogisticMixture(1, 2)
     with pytest.raises(UserError, match="1 component"):
         LogisticMixture(1, 8, mixtures=0)
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
+def test_a_temperature_sharpens_the_choice_of_components(temperature):
+    """Two narrow components far apart: shares go as 0.7^(1/T) and 0.3^(1/T). 20,000 draws: within 4 errors of 0.35 %."""
+    law = LogisticMixture(1, 256, 2)
+    outputs = torch.tensor([[math.log(0.7), math.log(0.3), -0.8, 0.8, -4.0, -4.0]]).expand(20_000, -1)
+    uniforms = torch.rand(20_000, 2, generator=torch.Generator().manual_seed(0))
+    drawn = law.draw(0, outputs, torch.zeros(20_000, 1, dtype=torch.long), uniforms, temperature)
+    low, high = 0.7 ** (1 / temperature), 0.3 ** (1 / temperature)
+    assert abs((drawn < 128).float().mean().item() - low / (low + high)) < 0.014

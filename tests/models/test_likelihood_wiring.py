@@ -6,6 +6,8 @@ import math
 import pytest
 import torch
 
+from pushforward.bijections.coupling import Block, Checkerboard
+from pushforward.bijections.shapes import Split
 from pushforward.data.batches import Batch
 from pushforward.data.spec import Column, Condition, DataSpec
 from pushforward.distributions.mixed import MixedColumns
@@ -122,3 +124,12 @@ def test_gradients_of_mixed_columns():
     x = torch.tensor([[0.5, -0.3]], dtype=torch.float64)
     still, unit = torch.zeros_like(x), torch.ones(2, dtype=torch.float64)
     assert torch.autograd.gradcheck(lambda p: law.log_prob(p, x, still, unit), (parameters,))
+
+
+def test_checkerboards_take_turns_at_every_level_and_splits_hear_of_the_condition():
+    spec = DataSpec("image", (1, 8, 8), CLASSES, levels=17)
+    model = Flow(spec, steps=1, levels=2, checkerboard=2, width=8)
+    kept = [part.kept.tolist() for part in model.bijection.modules() if isinstance(part, Checkerboard)]
+    assert len(kept) == 4 and kept[0] != kept[1] and kept[2] != kept[3]
+    split = next(part for part in model.bijection.modules() if isinstance(part, Split))
+    assert any(block.context is not None for block in split.modules() if isinstance(block, Block))
