@@ -132,4 +132,4 @@ def test_checkerboards_take_turns_at_every_level_and_splits_hear_of_the_conditio
     kept = [part.kept.tolist() for part in model.bijection.modules() if isinstance(part, Checkerboard)]
     assert len(kept) == 4 and kept[0] != kept[1] and kept[2] != kept[3]
     split = next(part for part in model.bijection.modules() if isinstance(part, Split))
-    assert any(block.context is not None for block in split.modules() if isinstance(block, Block))
+    assert any(block.context is not None for block in split.gaussian.network.modules() if isinstance(block, Block))
