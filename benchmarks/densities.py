@@ -21,11 +21,8 @@ import torch
 import pushforward as pf
 
 SETTINGS = {"width": 64}  # and the steps and bins that `nsf` has
-ENTROPY = {
-    "eight-gaussians": 2.833,
-    "checkerboard": 3.466,
-    "moons": 1.008 + 2 * math.log(2),
-}  # of scikit-learn's moons 1.008, here twice as large
+# Of scikit-learn's moons 1.008; here they are twice as large.
+ENTROPY = {"eight-gaussians": 2.833, "checkerboard": 3.466, "moons": 1.008 + 2 * math.log(2)}
 
 
 def main() -> None:
