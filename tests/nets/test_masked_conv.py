@@ -177,3 +177,15 @@ def test_half_precision_runs():
 def test_too_few_feature_maps():
     with pytest.raises(UserError, match="each of 3 channels"):
         network(PixelCNN, 3, width=2)
+
+
+def test_layers_of_the_gated_network_add_to_those_before():
+    """Where all layers but the first say nothing, its features are what comes out."""
+    deep, shallow = (GatedPixelCNN(2, 1, 1, width=4, depth=depth, kernel=3) for depth in (3, 1))
+    shallow.layers[0].load_state_dict(deep.layers[0].state_dict())
+    with torch.no_grad():
+        for layer in deep.layers[1:]:
+            layer.out.weight.zero_()
+            layer.out.bias.zero_()
+    x = torch.randn(2, 2, HEIGHT, WIDTH)
+    assert torch.equal(deep.features(x, None), shallow.features(x, None)) and bool(shallow.features(x, None).any())

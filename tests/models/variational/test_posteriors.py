@@ -236,3 +236,16 @@ def test_what_an_encoder_says_in_half_precision_is_understood(kind):
     with torch.autocast("cpu", torch.bfloat16):
         z, log_slopes = bent.draw(said, torch.randn(2, 4, 3))
     assert z.dtype == torch.float32 and bool(z.isfinite().all() and log_slopes.isfinite().all())
+
+
+def test_slopes_of_the_inverse_autoregressive_posterior_are_those_of_each_unit():
+    """One step takes the units from the last to the first: dz / deps is triangular, with the slopes on its diagonal."""
+    torch.manual_seed(0)
+    bent = InverseAutoregressive(3, steps=1, width=16).double()
+    with torch.no_grad():
+        for parameter in bent.parameters():
+            parameter.add_(0.5 * torch.randn_like(parameter))
+    said, noise = torch.randn(1, bent.outputs, dtype=torch.float64), torch.randn(1, 1, 3, dtype=torch.float64)
+    slopes = torch.autograd.functional.jacobian(lambda noise: bent.draw(said, noise)[0], noise).reshape(3, 3)
+    torch.testing.assert_close(slopes.diagonal().abs().log(), bent.draw(said, noise)[1][0, 0], rtol=0, atol=1e-10)
+    assert not slopes.tril(-1).any() and slopes.triu(1).any()
