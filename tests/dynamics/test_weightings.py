@@ -1,5 +1,7 @@
 """Weightings mean the same whatever the network predicts."""
 
+import math
+
 import pytest
 import torch
 
@@ -30,8 +32,25 @@ def test_min_snr_is_as_published(path):
     snr = (alpha / sigma) ** 2
     torch.testing.assert_close(weights(path, "x0", "min-snr", T), snr.clamp(max=5))
     torch.testing.assert_close(weights(path, "noise", "min-snr", T), snr.clamp(max=5) / snr)
-    if path != PATHS["linear"]:
+    if (alpha**2 + sigma**2 - 1).abs().max() < 1e-12:
         torch.testing.assert_close(weights(path, "v", "min-snr", T), snr.clamp(max=5) / (snr + 1))
+
+
+@paths
+def test_other_weightings_are_as_published(path):
+    """Of x0's error: max(SNR, 1); of the noise's, logistic in log SNR; -1/2 dSNR/dt, whose integral over t is the bound."""
+    t = T.clone().requires_grad_()
+    alpha, sigma, _, _ = path(t)
+    snr = (alpha / sigma) ** 2
+    (slope,) = torch.autograd.grad(snr.sum(), t)
+    snr = snr.detach()
+    torch.testing.assert_close(weights(path, "x0", "truncated-snr", T), snr.clamp(min=1))
+    torch.testing.assert_close(weights(path, "noise", "sigmoid", T), 1 / (1 + snr * math.exp(-2)))
+    torch.testing.assert_close(weights(path, "x0", "likelihood", T), -0.5 * slope)
+    for target in TARGETS:  # whatever is predicted, the weight of the same error
+        ratio = weights(path, target, "x0", T)
+        torch.testing.assert_close(weights(path, target, "likelihood", T), -0.5 * slope * ratio)
+        torch.testing.assert_close(weights(path, target, "sigmoid", T), snr / (1 + snr * math.exp(-2)) * ratio)
 
 
 def test_uniform_and_unknown():

@@ -19,6 +19,7 @@ VERBS = {
     "mix": "coarse styles of some images, fine styles of others (StyleGAN)",
     "translate": "images of one domain as images of another",
     "complete": "a text continued as it is drawn; the missing half of images",
+    "restore": "what an operator took from images, put back by any diffusion run",
     "reconstruct": "data beside what their codes give back",
     "outliers": "the data that a model finds strangest",
     "models": "what there is, in words: family, what it can do, source; one model's options",

@@ -179,6 +179,7 @@ def images(loaded: Any, given: dict[str, Any], options: dict[str, Any]) -> None:
     """A picture with a row for each image: as it is, what is known of it, and -n completions."""
     import torch
 
+    from pushforward.models.autoregressive.pixels import PixelModel
     from pushforward.pictures.draw import draw_strips
 
     if given["prompt"] is not None:
@@ -202,6 +203,12 @@ def images(loaded: Any, given: dict[str, Any], options: dict[str, Any]) -> None:
 
         condition = parse_condition(spec, conditions_asked(spec, given["condition"], len(codes)), len(codes))
     half: Half = given["half"] or "bottom"
+    if half != "bottom" and isinstance(loaded.model, PixelModel):
+        print(
+            f"'{loaded.record['model']['name']}' draws pixel by pixel in raster order, each given only what is before it: what "
+            f"is known after it is kept, but not looked at. Only --half bottom is drawn given all that is known.",
+            file=sys.stderr,
+        )
     known = kept(tuple(codes.shape[1:]), half)
     repeated = None if condition is None else condition.repeat_interleave(n, 0)
     made = loaded.complete(codes.repeat_interleave(n, 0), known, condition=repeated, seed=given["seed"], **options)

@@ -124,6 +124,8 @@ def listed(run: Any, data: Any, found: Found, scores: Tensor, order: Tensor) -> 
     """The scores as a table: where each datum stands, its class, and its values or its file's name."""
     import pandas as pd
 
+    from pushforward.data.table_units import as_table
+
     places = [found.places[i] for i in order.tolist()]
     table = pd.DataFrame(places, columns=["split", "item"])
     table["score"] = scores[order].numpy()
@@ -133,7 +135,7 @@ def listed(run: Any, data: Any, found: Found, scores: Tensor, order: Tensor) -> 
         table["class"] = [names[k] for k in found.condition[order].tolist()]
     values = run.units.present(found.codes[order])
     if run.spec.kind == "point" and run.spec.columns:
-        values = pd.DataFrame(values.numpy(), columns=[column.name for column in run.spec.columns])
+        values = as_table(run.spec.columns, values)
     if isinstance(values, pd.DataFrame):
         taken = {name: f"{name} (data)" for name in values.columns if name in table.columns}
         return pd.concat([table, values.rename(columns=taken)], axis=1)

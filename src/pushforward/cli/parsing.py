@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from difflib import get_close_matches
 from typing import Any
 
@@ -79,6 +80,25 @@ def _sentence(message: str) -> str:
     text = re.sub(r"^Parser key \"([^\"]+)\":", lambda m: f"option --{m.group(1).replace('_', '-')}:", text)
     text = re.sub(r"a typing\.Literal\[([^\]]*)\]", lambda m: " or ".join(re.findall(r"'([^']*)'", m.group(1))), text)
     return text if len(text) < 400 else text[:400] + " ..."
+
+
+def in_the_shell(sentence: str, options: Mapping[str, str]) -> str:
+    """A sentence that names settings as Python does, with the options of the command line for them.
+
+    >>> in_the_shell("size = 3 was given; take label=none", {"size": "--size", "label": "--label"})
+    '--size 3 was given; take --label none'
+    """
+    names = "|".join(map(re.escape, options))
+    return re.sub(rf"(?<![\w.-])({names}) ?= ?(?=[^\s=])", lambda m: f"{options[m[1]]} ", sentence) if names else sentence
+
+
+@contextmanager
+def speaking_shell(options: Callable[[], Mapping[str, str]]) -> Iterator[None]:
+    """A UserError within names these options (asked for when there is one) as the shell does."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(in_the_shell(str(error), options())) from error
 
 
 def peel(argv: Sequence[str], many: bool = False) -> tuple[list[str], list[str]]:

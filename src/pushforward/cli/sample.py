@@ -182,10 +182,9 @@ def write_samples(
     elif path.suffix == ".txt":
         artefacts.write_text(path, values, recipe)
     else:
-        import pandas as pd
+        from pushforward.data.table_units import as_table
 
-        names = [column.name for column in spec.columns]
-        artefacts.write_table(path, values if spec.kind == "table" else pd.DataFrame(codes.numpy(), columns=names), recipe)
+        artefacts.write_table(path, as_table(spec.columns, codes), recipe)
     return path
 
 

@@ -5,15 +5,16 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
 from pushforward import building
-from pushforward.cli.parsing import Parser, peel, plain
+from pushforward.cli.parsing import Parser, in_the_shell, peel, plain, speaking_shell
 from pushforward.data.hub_names import ask
 from pushforward.data.loading import BUILT_IN, foreseen, load_data
 from pushforward.errors import UserError
+from pushforward.progress import import_torch
 from pushforward.training.lock import refuse_if_running
 from pushforward.training.records import CODES, kept_settings, latest, read_record
 from pushforward.training.settings import TrainingSettings
@@ -54,28 +55,41 @@ def run(argv: Sequence[str]) -> int:
     training = built.add_class_arguments(TrainingSettings, as_group=True)
     sources = add_data_options(built)
     if name and (helping or recipe.get("model") or any(w.startswith(("--model.", "--print")) for w in rest)):
+        import_torch()
         add_model_options(built, name)
     if name and any(w.startswith("--print") for w in rest):
         timed = any(recipe.get(key) or _option(rest, f"--{key}") for key in ("epochs", "budget"))  # then no number of steps
         usual = {key: value for key, value in building.method(name).training.items() if key in training}
+        said = any(recipe.get(key) or _option(rest, f"--{key}") for key in ("steps", "epochs"))
+        if said or "0" in (_option(rest, "--validation"), _option(rest, "--validate-every")):
+            usual.pop("patience", None)  # all of them are made, or there is nothing to watch
         built.set_defaults({key: value for key, value in usual.items() if key != "steps" or not timed})
     given = plain(built.understand(rest, lambda: [f"--model.{key}" for key in building.options(name)] if name else []))
     name = given.get("name")
     if name is None:
         raise UserError("which model? Give its name first: pushforward train gan ... (`pushforward models` lists them)")
     settings = {key: given[key] for key in training}
-    TrainingSettings(**settings)  # mistakes show before torch and the data are loaded
-    if settings["out"] and _first():
-        refuse_if_running(Path(settings["out"]))
-    if not given["data"].startswith(CODES):
-        kind = foreseen(given["data"])
-        if kind is not None and not given["kind"]:
-            building.check_kind(name, kind, given["data"])
-        elif kind is None and not Path(given["data"]).expanduser().exists():  # it may be one of the hub's
-            ask(given["data"], list(BUILT_IN))
-    return train_and_report(
-        name, given["data"], {key: given[key] for key in sources}, given.get("model") or {}, settings, given["evaluate"]
-    )
+    with speaking_shell(lambda: _spelled([*training, *sources])):
+        TrainingSettings(**settings)  # mistakes show before torch and the data are loaded
+        if settings["out"] and _first():
+            refuse_if_running(Path(settings["out"]))
+        if not given["data"].startswith(CODES):
+            kind = foreseen(given["data"])
+            if kind is not None and not given["kind"]:
+                building.check_kind(name, kind, given["data"])
+            elif kind is None and not Path(given["data"]).expanduser().exists():  # it may be one of the hub's
+                ask(given["data"], list(BUILT_IN))
+    with speaking_shell(lambda: _spelled([*training, *sources], building.options(name))):
+        return train_and_report(
+            name, given["data"], {key: given[key] for key in sources}, given.get("model") or {}, settings, given["evaluate"]
+        )
+
+
+def _spelled(names: Collection[str], own: Collection[str] = ()) -> dict[str, str]:
+    """The options of these settings, and of the model's own. What is a setting of both (steps of a flow) is left as it is said,
+    for it may be either."""
+    spelled = {key: f"--{key.replace('_', '-')}" for key in names} | {key: f"--model.{key.replace('_', '-')}" for key in own}
+    return {key: option for key, option in spelled.items() if not (key in own and key in names)}
 
 
 def _first() -> bool:
@@ -87,6 +101,7 @@ def train_and_report(
     name: str, source: str, sources: dict[str, Any], model_settings: dict[str, Any], settings: dict[str, Any], measure: bool
 ) -> int:
     """Loads, trains, draws, measures and reports."""
+    import_torch()
     from pushforward.training.engine import resolve_device
     from pushforward.training.opening import open_data
 
@@ -95,7 +110,7 @@ def train_and_report(
     data = open_data(source, **sources)
     if _first():
         for note in data.notes:
-            print(f"data: {note}", file=sys.stderr)
+            print(f"data: {in_the_shell(note, _spelled(sources))}", file=sys.stderr)
     from pushforward.training.train import build, train
 
     before = read_record(Path(settings["out"])).get("result") if settings["resume"] else None
@@ -111,7 +126,8 @@ def train_and_report(
         from pushforward.cli.evaluate import measure_and_report
 
         measure_and_report(run, data)
-    print(f"{ended['status']}: {ended['steps']} steps in {ended['seconds']:.0f} s; everything is in {run.directory}")
+    why = f" ({ended['why']})" if ended.get("why") else ""
+    print(f"{ended['status']}{why}: {ended['steps']} steps in {ended['seconds']:.0f} s; everything is in {run.directory}")
     if status:
         print(f"go on with: pushforward train --resume --out {run.directory}")
     return status

@@ -19,7 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pushforward.dynamics.paths import Path, expand
-from pushforward.dynamics.targets import convert, determinant, solve, span
+from pushforward.dynamics.targets import Target, convert, determinant, solve, span
 
 
 @runtime_checkable
@@ -32,10 +32,10 @@ class Net(Protocol):
 
 @dataclass(frozen=True)
 class Denoiser:
-    """path: from data to noise. target: the name of what `net` predicts."""
+    """path: from data to noise. target: what `net` predicts."""
 
     path: Path
-    target: str
+    target: Target
     net: Net
 
     def __call__(
@@ -45,7 +45,7 @@ class Denoiser:
         return solve(self.path, self.target, x_t, self.net(x_t, t, condition=condition), t)
 
     def predict(
-        self, target: str, x_t: Float[Tensor, "b *shape"], t: Float[Tensor, "b"], condition: Tensor | None = None
+        self, target: Target, x_t: Float[Tensor, "b *shape"], t: Float[Tensor, "b"], condition: Tensor | None = None
     ) -> Float[Tensor, "b *shape"]:
         """The mean of any target given x_t: the network's own output where that is its target, converted elsewhere."""
         y = self.net(x_t, t, condition=condition)

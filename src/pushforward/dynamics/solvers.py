@@ -222,12 +222,13 @@ def generate(
 ) -> Tensor:
     """Data from standard normal noise: x = sigma noise at times[0], carried along the falling `times`.
 
-    Where these end above 0 (a target that is ill-posed at the data), the end is E[x0 | x] there. As `carry` otherwise.
+    Where noise is left at their end (a target that is ill-posed at the data, a path that explodes variance), the end is
+    E[x0 | x] there. As `carry` otherwise.
     """
     rows = len(noise)
     start = expand(denoiser.path(times[:1].expand(rows))[1], noise) * noise
     states = carry(denoiser, start, times, solver, rng=rng, trajectory=trajectory)
-    if times[-1] == 0:
+    if denoiser.path(times[-1:])[1] == 0:
         return states
     x0, _ = denoiser(states[-1] if trajectory else states, times[-1:].expand(rows))
     return torch.cat([states[:-1], x0[None]]) if trajectory else x0

@@ -12,11 +12,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pushforward.dynamics.paths import Path
-from pushforward.dynamics.targets import TARGETS, determinant
+from pushforward.dynamics.targets import EARLIEST, TARGETS, Target, determinant
 from pushforward.errors import UserError, nearest
 
-WEIGHTINGS = ("uniform", "min-snr", *TARGETS)
+WEIGHTINGS = ("uniform", "min-snr", "truncated-snr", "sigmoid", "likelihood", *TARGETS)
 MOST_SNR = 5.0  # Hang et al.'s gamma
+SHIFT = 2.0  # Hoogeboom et al.'s bias of the logistic weighting
 
 
 def check_weighting(weighting: str) -> None:
@@ -25,11 +26,20 @@ def check_weighting(weighting: str) -> None:
         raise UserError(f"there is no weighting '{weighting}'; {nearest(weighting, WEIGHTINGS)}")
 
 
-def weights(path: Path, target: str, weighting: str, t: Float[Tensor, "b"]) -> Float[Tensor, "b"]:
-    """The weight (B,) of the squared error of a network that predicts `target`.
+def weights(path: Path, target: Target, weighting: str, t: Float[Tensor, "b"]) -> Float[Tensor, "b"]:
+    """The weight (B,) of the squared error of a network that predicts `target`. t stays within the target's span.
 
-    weighting: "uniform": 1. "min-snr": min(alpha^2 / sigma^2, 5) of x0's error (Hang et al. 2023, arXiv:2303.09556). A target's
-    name: that target's error, unweighted ("noise" is DDPM's simple loss). t stays within the target's span.
+    weighting: by the ratio of signal to noise, snr = alpha^2 / sigma^2:
+
+    - "uniform": 1, whatever the target.
+    - a target's name: that target's error, unweighted: "noise" is DDPM's simple loss, "velocity" that of flow matching, "edm"
+      Karras et al.'s.
+    - "min-snr": min(snr, 5) of x0's error (Hang et al. 2023, arXiv:2303.09556).
+    - "truncated-snr": max(snr, 1) of x0's error (Salimans and Ho 2022, arXiv:2202.00512).
+    - "sigmoid": 1 / (1 + snr e^-2) of the noise's error (Hoogeboom et al. 2024, arXiv:2410.19324).
+    - "likelihood": -1/2 d snr / dt of x0's error: the mean over t is then the variational bound's part, in nats a dimension
+      (Kingma et al. 2021, arXiv:2107.00630; Song et al. 2021, arXiv:2101.09258). It grows without end towards the data: below
+      t = 0.001 that of t = 0.001.
 
     >>> from pushforward.dynamics.paths import Linear
     >>> weights(Linear(), "noise", "velocity", torch.tensor([0.5]))  # noise is (1 - t) times the velocity, given x_t
@@ -38,8 +48,18 @@ def weights(path: Path, target: str, weighting: str, t: Float[Tensor, "b"]) -> F
     check_weighting(weighting)
     if weighting in ("uniform", target):
         return torch.ones_like(t)
-    own = determinant(path, target, t)
-    if weighting != "min-snr":
-        return (determinant(path, weighting, t) / own) ** 2
+    if weighting in TARGETS:
+        return (determinant(path, weighting, t) / determinant(path, target, t)) ** 2
+    # The weight of x0's error times (sigma / determinant)^2 is that of the target's; the noise's is snr times x0's.
+    if weighting == "likelihood":
+        t = t.clamp(min=EARLIEST)
+        alpha, sigma, d_alpha, d_sigma = path(t)
+        return alpha * (alpha * d_sigma - sigma * d_alpha) / sigma / determinant(path, target, t) ** 2
     alpha, sigma, _, _ = path(t)
-    return (alpha / sigma).square().clamp(max=MOST_SNR) * (sigma / own) ** 2
+    snr = (alpha / sigma).square()
+    of_x0 = {
+        "min-snr": lambda: snr.clamp(max=MOST_SNR),
+        "truncated-snr": lambda: snr.clamp(min=1.0),
+        "sigmoid": lambda: snr * (SHIFT - snr.log()).sigmoid(),
+    }[weighting]()
+    return of_x0 * (sigma / determinant(path, target, t)) ** 2

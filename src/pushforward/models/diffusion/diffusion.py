@@ -36,7 +36,8 @@ from pushforward.dynamics.likelihood import log_prob_along, standard_normal
 from pushforward.dynamics.ode import find_method, integrate
 from pushforward.dynamics.paths import expand, find_path, interpolate
 from pushforward.dynamics.solvers import Flow, Solver, find_solver, generate, time_grid
-from pushforward.dynamics.targets import EARLIEST, compose, span
+from pushforward.dynamics.targets import EARLIEST, Residual, Target, amplification, compose, find_target, span
+from pushforward.dynamics.times import draw_times, find_law
 from pushforward.dynamics.weightings import check_weighting, weights
 from pushforward.errors import UserError, nearest
 from pushforward.models.contract import Generator, LogProb, Loss, OptimizerSettings, Player, device_of
@@ -47,17 +48,18 @@ from pushforward.nets.unet import UNet, multipliers
 from pushforward.randomness import Rng, as_rng
 
 EXACT_DIVERGENCE = 64  # dimensions up to which the divergence is summed exactly
-TIME_SAMPLINGS = ("uniform", "logit-normal")
+MOST_NOISE = 1.5  # deviation of the noise above which x_t is scaled before a network sees it
+UNSEEN = 10.0  # times as large as the target's error is x0's where x0 of images is kept within what images can be
 
 
 @dataclass(frozen=True)
 class Sampling:
     """How samples are drawn; `Diffusion.sample` says what each means."""
 
-    steps: int = 32
-    solver: str | Solver = "heun"
-    guidance: float = 1.0
-    spacing: str = "uniform"
+    steps: int
+    solver: str | Solver
+    guidance: float
+    spacing: str
 
 
 def is_large(spec: DataSpec) -> bool:
@@ -88,11 +90,16 @@ class Diffusion(nn.Module):
 
     Args:
         spec: what a datum and its condition are.
-        path: from data to noise: "linear", "trigonometric", "variance-preserving", "cosine".
-        target: what the network predicts: "velocity", "v", "noise", "x0" or "score".
-        weighting: of the squared error over t: "uniform", "min-snr" (Hang et al. 2023), or a target, whose error then counts.
+        path: from data to noise: "linear", "trigonometric", "foellmer"; of diffusions "variance-preserving", "cosine",
+            "sigmoid", "ddpm" (the published steps), "ddpm-zero-terminal", "sub-variance-preserving", "variance-exploding" and
+            "edm" (of a smaller noise at first, and a larger at last).
+        levels: T of a diffusion in discrete time, trained at t = 1 / T, 2 / T, .. 1 only; None: at any t.
+        target: what the network predicts: "velocity", "v", "noise", "x0", "score", or "edm", what a linear guess of x0 leaves.
+        weighting: of the squared error over t: "uniform", "min-snr", "truncated-snr", "sigmoid", "likelihood", or a target,
+            whose error then counts.
         coupling: which noise goes with which datum: "independent", or "optimal-transport" within a batch (and a class).
-        time_sampling: how t is drawn in training: "uniform", or "logit-normal" (more in the middle; Esser et al. 2024).
+        time_sampling: how t is drawn in training: "uniform", "stratified" (spread evenly over a batch), "logit-normal" (more in
+            the middle), "log-normal" (EDM's: where sigma / alpha is about 0.3).
         network: "mlp" (vectors, tiny images), "unet" (images), or "auto": "unet" for images larger than 8x8, else "mlp".
         width: units of the MLP's layers, or channels of the U-Net at full resolution (None: 256; 32 up to 32x32, else 64).
         depth: residual blocks of the MLP, or of the U-Net at each resolution (None: 3; 1 up to 32x32, else 2).
@@ -101,6 +108,9 @@ class Diffusion(nn.Module):
         net: your own network, any module called net(x_t, t, embedding), embedding as wide as the default network's, or None.
         learning_rate: of AdamW.
         weight_decay: of AdamW.
+        solver: which samples are drawn by where none is named; `sample` says which there are.
+        steps: of that solver.
+        spacing: of those steps.
     """
 
     def __init__(
@@ -108,6 +118,7 @@ class Diffusion(nn.Module):
         spec: DataSpec,
         *,
         path: str = "linear",
+        levels: int | None = None,
         target: str = "velocity",
         weighting: str = "uniform",
         coupling: str = "independent",
@@ -120,23 +131,37 @@ class Diffusion(nn.Module):
         net: nn.Module | None = None,
         learning_rate: float = 1e-3,
         weight_decay: float = 0.0,
+        solver: str = "heun",
+        steps: int = 32,
+        spacing: str = "uniform",
     ):
         super().__init__()
         self.spec, self.condition_dropout, self.time_sampling = spec, condition_dropout, time_sampling
         self.learning_rate, self.weight_decay = learning_rate, weight_decay
         check_weighting(weighting)
+        find_law(time_sampling)
+        find_solver(solver)
+        if levels is not None and levels < 1:
+            raise UserError(f"levels is the number of a diffusion's steps in training, 1 or more; {levels} was given.")
+        self.levels, self.drawn = levels, Sampling(steps, solver, 1.0, spacing)
+        time_grid((0.0, 1.0), steps, spacing)  # says what is wrong with them
         if coupling not in COUPLINGS:
             raise UserError(f"there is no coupling '{coupling}'; {nearest(coupling, COUPLINGS)}")
         if coupling != "independent" and spec.condition is not None and spec.condition.kind == "vector":
             raise UserError(
                 "no two data share a vector as condition, so noise cannot be matched within; use coupling='independent'."
             )
-        if time_sampling not in TIME_SAMPLINGS:
-            raise UserError(f"t cannot be drawn by '{time_sampling}'; {nearest(time_sampling, TIME_SAMPLINGS)}")
         if not 0 <= condition_dropout < 1:
             raise UserError(f"condition_dropout is a share from 0 up to (not including) 1; {condition_dropout} was given.")
-        self.path, self.target, self.weighting, self.coupling = find_path(path), target, weighting, coupling
-        self.span = span(self.path, target)
+        find_target(target)
+        self.path, self.weighting, self.coupling = find_path(path), weighting, coupling
+        # standardised numbers have a deviation of 1; images, in [-1, 1], of about 1/2
+        self.deviation = 0.5 if spec.planar else 1.0
+        self.target: Target = Residual(self.deviation) if target == "edm" else target
+        self.span = span(self.path, self.target)
+        ends = torch.tensor(self.span, dtype=torch.float64)
+        self.explodes = bool(self.path(ends)[1][1] > MOST_NOISE)
+        self.blind = bool(amplification(self.path, self.target, ends)[1] > UNSEEN)
         network = chosen_network(network, spec, planar=("unet",))
         width = width or (256 if network == "mlp" else 64 if is_large(spec) else 32)
         embedding = 4 * width if network == "unet" else width
@@ -153,6 +178,9 @@ class Diffusion(nn.Module):
     ) -> Float[Tensor, "b *shape"]:
         """The target's mean given x_t, t and each row's condition; without one, and in rows where `drop` (B,) is true, of all
         data together."""
+        if self.explodes:  # a network wants numbers of about 1
+            alpha, sigma, _, _ = self.path(t)
+            x_t = x_t / expand(((self.deviation * alpha) ** 2 + sigma**2).sqrt(), x_t)
         return self.net(x_t, t, self.embed(condition, len(x_t), drop))
 
     def denoiser(self, condition: Tensor | None = None, guidance: float = 1.0) -> Denoiser:
@@ -162,13 +190,12 @@ class Diffusion(nn.Module):
     def _generator(self, condition: Tensor | None, guidance: float = 1.0) -> Denoiser:
         """What samples come from: x0 of images stays in [-1, 1] where the target loses sight of it in noise."""
         denoiser = self.denoiser(condition, guidance)
-        return bounded(denoiser, -1.0, 1.0) if self.spec.kind == "image" and self.span[1] < 1 else denoiser
+        return bounded(denoiser, -1.0, 1.0) if self.spec.kind == "image" and self.blind else denoiser
 
     def loss(self, batch: Batch, rng: Rng) -> Loss:
         """The weighted squared error of the target, a mean over rows and dimensions."""
-        rows, (first, last) = len(batch), self.span
-        u = rng.rand(rows) if self.time_sampling == "uniform" else rng.randn(rows).sigmoid()
-        t = first + (last - first) * u
+        rows = len(batch)
+        t = draw_times(self.time_sampling, self.path, rows, rng, span=self.span, levels=self.levels)
         noise = COUPLINGS[self.coupling](batch.x, rng.randn_like(batch.x), batch.condition)
         drop = self.embed.hidden(rows, self.condition_dropout, rng)
         y = compose(self.path, self.target, batch.x, noise, t)
@@ -180,7 +207,8 @@ class Diffusion(nn.Module):
 
     def players(self) -> list[Player]:
         settings = OptimizerSettings(learning_rate=self.learning_rate, weight_decay=self.weight_decay)
-        return [Player(self.target, self, self.loss, optimizer=settings)]
+        name = self.target if isinstance(self.target, str) else "edm"
+        return [Player(name, self, self.loss, optimizer=settings)]
 
     @torch.no_grad()
     def sample(
@@ -189,12 +217,12 @@ class Diffusion(nn.Module):
         *,
         condition: Tensor | None = None,
         generator: Generator = None,
-        steps: int = 32,
-        solver: str | Solver = "heun",
+        steps: int | None = None,
+        solver: str | Solver | None = None,
         guidance: float = 1.0,
-        spacing: str = "uniform",
+        spacing: str | None = None,
     ) -> Tensor:
-        """Draws x (n, *spec.shape): noise carried from t = 1 to t = 0.
+        """Draws x (n, *spec.shape): noise carried from t = 1 to t = 0. What is None is as the model was built to be sampled.
 
         Args:
             n: how many.
@@ -205,7 +233,18 @@ class Diffusion(nn.Module):
             guidance: 1 follows the condition as learned, more exaggerates it, 0 ignores it.
             spacing: of the steps: "uniform", or "quadratic" (shorter towards the data).
         """
-        return self._drawn(n, condition, generator, Sampling(steps, solver, guidance, spacing))
+        return self._drawn(n, condition, generator, self._chosen(steps, solver, guidance, spacing))
+
+    def _chosen(
+        self,
+        steps: int | None = None,
+        solver: str | Solver | None = None,
+        guidance: float = 1.0,
+        spacing: str | None = None,
+    ) -> Sampling:
+        """How to sample, with what the model was built with in the place of None."""
+        built = self.drawn
+        return Sampling(built.steps if steps is None else steps, solver or built.solver, guidance, spacing or built.spacing)
 
     @torch.no_grad()
     def trajectory(
@@ -214,7 +253,7 @@ class Diffusion(nn.Module):
         """The way of `sample` from noise to data: (frames, n, *spec.shape), evenly spaced in steps. options: as of `sample`."""
         if frames < 2:
             raise UserError(f"a trajectory has at least 2 frames, its noise and its datum; {frames} were asked for.")
-        chosen = Sampling(**options)
+        chosen = self._chosen(**options)
         chosen = replace(chosen, steps=max(chosen.steps, frames - 1))
         states = self._drawn(n, condition, generator, chosen, trajectory=True)
         return states[torch.linspace(0, chosen.steps, frames).round().long().to(states.device)]
