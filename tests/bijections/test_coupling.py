@@ -212,3 +212,14 @@ def test_networks_take_their_context():
     assert ImageNetwork(3, 5, width=8, context=2)(data(3, 4, 5), data(2)).shape == (3, 5, 4, 5)
     assert ImageNetwork(3, 5, width=8, context=2, image=True)(data(3, 4, 5), data(2, 8, 10)).shape == (3, 5, 4, 5)
     assert not ImageNetwork(3, 5, width=8)(data(3, 4, 5)).any() and not VectorNetwork(3, 5, width=8)(data(3)).any()
+
+
+def test_an_image_beside_is_averaged_or_repeated():
+    """To the size of x, whatever its own: means over what a pixel covers, and the pixel it lies in."""
+    network = stirred(ImageNetwork(3, 5, width=8, context=2, image=True)).double()
+    x, fine, coarse = data(3, 4, 6).double(), data(2, 8, 18).double(), data(2, 2, 3).double()
+    means = fine.unflatten(3, (6, 3)).unflatten(2, (4, 2)).mean((3, 5))
+    torch.testing.assert_close(network(x, fine), network(x, means), rtol=0, atol=1e-10)
+    repeated = coarse.repeat_interleave(2, 2).repeat_interleave(2, 3)
+    torch.testing.assert_close(network(x, coarse), network(x, repeated), rtol=0, atol=1e-10)
+    assert (network(x, fine) - network(x, means.flip(3))).abs().max() > 0.01

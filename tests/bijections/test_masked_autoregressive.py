@@ -20,7 +20,7 @@ def built(transform: str, inputs: int = 5, context: int = 0, hidden: tuple[int, 
     bijection = MaskedAutoregressive(inputs, TRANSFORMS[transform], hidden, context)
     with torch.no_grad():
         for parameter in bijection.parameters():
-            parameter.add_(0.3 * torch.randn_like(parameter))
+            parameter.add_(0.1 * torch.randn_like(parameter))
     return bijection
 
 

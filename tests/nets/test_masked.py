@@ -78,3 +78,12 @@ def test_dropout_is_of_hidden_units_while_training():
     torch.manual_seed(0)
     net, x = MaskedBlocks(range(3), range(3), (64,), dropout=0.5), torch.randn(1, 3)
     assert not torch.equal(net(x), net(x)) and torch.equal(net.eval()(x), net(x))
+
+
+def test_hidden_units_start_at_the_same_spread_whatever_they_see():
+    """Twice that of what they are told, asinh(x), and a bias of 1/2: for each degree, of as many inputs, from 1 to 11."""
+    torch.manual_seed(0)
+    net, x = MaskedMLP(12, 2, (1200,)), torch.randn(2_000, 12).sinh()  # asinh of these is standard normal
+    spread = net.layers[0](net.hear(x)).pow(2).mean(0).reshape(100, 12).mean(0)
+    torch.testing.assert_close(spread[1:], torch.full((11,), 4.25), rtol=0.3, atol=0)  # of 100 units each
+    torch.testing.assert_close(net.hear(x), x.asinh())

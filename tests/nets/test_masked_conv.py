@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from pushforward.errors import UserError
-from pushforward.nets.masked_conv import Canvas, CausalConv2d, MaskedConv2d, shifted
+from pushforward.nets.masked_conv import Canvas, CausalConv2d, MaskedConv2d, everywhere, shifted
 from pushforward.nets.pixel_cnn import GatedPixelCNN, PixelCNN, PixelCNNPlusPlus, gate
 from pushforward.nets.pixel_rnn import DiagonalBiLSTM, RowLSTM
 
@@ -189,3 +189,31 @@ def test_layers_of_the_gated_network_add_to_those_before():
             layer.out.bias.zero_()
     x = torch.randn(2, 2, HEIGHT, WIDTH)
     assert torch.equal(deep.features(x, None), shallow.features(x, None)) and bool(shallow.features(x, None).any())
+
+
+@pytest.mark.parametrize("halvings", [0, 1, 2])
+def test_the_streams_of_plusplus_are_those_of_the_paper(halvings):
+    """Written as the authors' code has it, with one list of maps for each stream: every stage reads what the last one made,
+    also where it halves, and the way up takes the maps of the way down from the end of the list."""
+    made = network(PixelCNNPlusPlus, 2, inputs=3, halvings=halvings, depth=2, context=3)
+    x, context = torch.randn(2, 3, HEIGHT, WIDTH).double(), torch.randn(2, 3).double()
+    down, right = shifted(x, rows=1), shifted(x, columns=1)
+    us, vs = [made.enter_u(down)], [made.enter_above(down) + made.enter_left(right)]
+    for size in range(halvings + 1):
+        for stage in made.down[size]:
+            us.append(stage.u(us[-1], None, context, everywhere))
+            vs.append(stage.v(vs[-1], us[-1], context, everywhere))
+        if size < halvings:
+            us.append(made.halve_u[size](us[-1]))
+            vs.append(made.halve_v[size](vs[-1]))
+    u, v = us.pop(), vs.pop()
+    for size in reversed(range(halvings + 1)):
+        for stage in made.up[size]:
+            u = stage.u(u, us.pop(), context, everywhere)
+            v = stage.v(v, torch.cat([u, vs.pop()], 1), context, everywhere)
+        if size:
+            u, v = made.double_u[size - 1](u), made.double_v[size - 1](v)
+    assert not us and not vs
+    expected = torch.nn.functional.elu(v)
+    assert expected.std() > 0.1
+    torch.testing.assert_close(made.features(x, context), expected, rtol=0, atol=1e-12)

@@ -102,7 +102,8 @@ class Standardised(Elementwise):
 
     def forward(self, x: Float[Tensor, "*x"], params: Float[Tensor, "*x k"]) -> tuple[Float[Tensor, "*x"], Float[Tensor, "*x"]]:
         mean, log_sigma = self.read(params)
-        return (x - mean) * (-log_sigma).exp(), -log_sigma
+        log_slope = -log_sigma
+        return (x - mean) * log_slope.exp(), log_slope
 
     def inverse(self, y: Float[Tensor, "*x"], params: Float[Tensor, "*x k"]) -> Float[Tensor, "*x"]:
         mean, log_sigma = self.read(params)

@@ -16,7 +16,7 @@ from pushforward.data.toys import log_density
 from pushforward.dynamics.ode import DormandPrince5
 from pushforward.errors import UserError
 from pushforward.models.contract import Moment, capabilities
-from pushforward.models.flows.flow import Flow
+from pushforward.models.flows.flow import Flow, held
 from pushforward.models.flows.srflow import SRFlow
 from pushforward.nets.lipschitz import follow
 from pushforward.randomness import SampleRng, UpdateRng, seeded
@@ -410,3 +410,12 @@ def test_an_estimate_of_all_classes_is_that_of_each_where_they_are_alike(monkeyp
     assert together.kind == one.kind == "estimate"
     torch.testing.assert_close(together.stderr, one.stderr, rtol=2.0, atol=0)  # 8 draws each
     assert ((together.value - one.value).abs() < 5 * (together.stderr**2 + one.stderr**2).sqrt()).all()
+
+
+def test_in_training_far_codes_pull_as_those_ten_deviations_off():
+    """The value is the density's, the gradient -z up to 10 and no more."""
+    z = torch.tensor([[3.0, -9.0], [40.0, -2e3]], dtype=torch.float64, requires_grad=True)
+    value = held(z)
+    torch.testing.assert_close(value, torch.distributions.Normal(0.0, 1.0).log_prob(z.detach()).sum(1))
+    value.sum().backward()
+    torch.testing.assert_close(z.grad, torch.tensor([[-3.0, 9.0], [-10.0, 10.0]], dtype=torch.float64))

@@ -63,7 +63,18 @@ from pushforward.nets.lipschitz import follow
 from pushforward.randomness import Rng, SampleRng, as_rng
 
 START = 2**17  # numbers of the data that actnorms begin with
+HELD = 10.0  # what pulls a code to the middle is, in training, never stronger than at this distance
 CONTEXT = 64  # numbers of a condition's vector, channels of an image's features
+
+
+def held(z: Float[Tensor, "b d"]) -> Float[Tensor, " b"]:
+    """log N(z; 0, I) whose gradient is -z within +-HELD, and beyond stays as it is there.
+
+    A row with numbers of 100 deviations has a gradient of 1,000 times the usual one, whose square Adam then divides by for
+    1,000 updates: held, a table with such rows gained about 2 nats after 150 updates.
+    """
+    fixed = z.detach()
+    return standard_normal(fixed) - (fixed.clamp(-HELD, HELD) * (z - fixed)).flatten(1).sum(1)
 
 
 class Flow(nn.Module):
@@ -243,7 +254,7 @@ class Flow(nn.Module):
     def density(self, x: Float[Tensor, "b *shape"], context: Tensor | None) -> Float[Tensor, " b"]:
         """log p(x | c), c as the networks are told it."""
         z, log_det = self.bijection(x, context)
-        return standard_normal(z) + log_det
+        return (held(z) if self.training else standard_normal(z)) + log_det
 
     def drawn_density(self, x: Float[Tensor, "b *shape"], context: Tensor | None, rng: Rng) -> Float[Tensor, " b"]:
         """log p(x | c), or an estimate of it or of its bound with one draw."""
