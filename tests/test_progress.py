@@ -1,7 +1,21 @@
 """Slow things say what they do: at once on a terminal, in a line a stage in a log, and quick ones not at all."""
 
+import importlib
+import sys
+
 from pushforward import progress
-from pushforward.progress import Stages, along
+from pushforward.progress import Stages, along, import_torch
+
+
+def test_the_import_of_torch_is_announced_once(monkeypatch, capsys):
+    with monkeypatch.context() as patch:
+        patch.delitem(sys.modules, "torch", raising=False)
+        patch.setattr(importlib, "import_module", lambda name: print(f"imports {name}", file=sys.stderr))
+        import_torch()
+        assert capsys.readouterr().err == "loading PyTorch ...\nimports torch\n"
+        patch.setitem(sys.modules, "torch", sys)
+        import_torch()
+    assert capsys.readouterr().err == ""
 
 
 def test_a_log_has_a_line_for_each_stage_before_it_begins(capsys):

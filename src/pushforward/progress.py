@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -59,6 +60,14 @@ class Stages:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if self._progress is not None:
             self._progress.stop()
+
+
+def import_torch() -> None:
+    """Imports torch, which takes seconds, and says so."""
+    if "torch" not in sys.modules:
+        with Stages() as say:
+            say("loading PyTorch")
+            importlib.import_module("torch")
 
 
 def along(items: Sequence[Item], what: str) -> Iterator[Item]:

@@ -683,7 +683,7 @@ ZOO: dict[str, Method] = {
         "MADE: each column given those before it, by a mixture, a softmax or a mass",
         "Germain et al. 2015, arXiv:1502.03509; Uria et al. 2013, arXiv:1306.0186",
         VECTORS,
-        training={"steps": 2_000, "batch_size": 128},
+        training={"steps": 2_000, "batch_size": 128, "patience": 4},
     ),
     "flow-matching": Method(
         "diffusion",

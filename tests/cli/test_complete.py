@@ -176,6 +176,44 @@ def test_the_missing_half_is_drawn_several_times(half, completing, capsys, place
     assert (place / f"{half}.png").read_bytes() == (place / "again.png").read_bytes()
 
 
+class Labels(Gaussian):
+    """Draws what is missing: the level of a row's class, and in the first corner that of its row."""
+
+    def complete(self, x, known, *, condition=None, generator=None):
+        made = torch.where(known, x, condition.view(-1, 1, 1, 1) / 8 - 1)
+        made[:, 0, 0, 0] = torch.arange(len(x)) / 8 - 1
+        return made
+
+
+@pytest.mark.parametrize("asked", [[], ["--condition", "7"]])
+def test_each_completion_is_of_the_class_of_its_image(asked, monkeypatch, capsys, place):
+    """By itself the images' own; as asked where a class is."""
+    monkeypatch.setattr(gaussian, "Labels", Labels, raising=False)
+    monkeypatch.setitem(zoo.ZOO, "gaussian", replace(zoo.ZOO["gaussian"], path="classical.gaussian:Labels"))
+    shown = []
+    monkeypatch.setattr("pushforward.pictures.draw.draw_strips", lambda spec, states, **labels: shown.append(states))
+    monkeypatch.setattr("pushforward.cli.complete.write", lambda *arguments: "written")
+    assert main(["complete", "runs/gaussian", "--half", "top", "--items", "2,0,5", "-n", "4", *asked]) == 0
+    codes, own = load("runs/gaussian").load_data().held_out.fetch(torch.tensor([2, 0, 5]))
+    assert len(set(own.tolist())) == 3
+    classes = torch.full((3,), 7) if asked else own
+    drawn = shown[0][:, 2:].long()
+    assert drawn.shape == (3, 4, 1, 8, 8)
+    assert drawn[..., 0, 0, 0].tolist() == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11]], "rows of an image stand together"
+    assert torch.equal(drawn[..., 1:4, :], classes.view(3, 1, 1, 1, 1).expand(3, 4, 1, 3, 8))
+    assert torch.equal(drawn[..., 4:, :], codes[:, None, :, 4:].long().expand(3, 4, 1, 4, 8))
+
+
+def test_what_a_raster_order_does_not_look_at_is_said(capsys):
+    """Only a known upper half comes before all that is drawn."""
+    data = load_data("digits", limit=60)
+    train(create("pixelcnn", data.spec, width=4, depth=1), data, out="runs/pixels", **QUICK)
+    capsys.readouterr()
+    for half, warned in (("bottom", False), ("top", True), ("left", True), ("right", True)):
+        assert main(["complete", "runs/pixels", "--half", half, "--items", "0", "-n", "1"]) == 0
+        assert ("not looked at" in capsys.readouterr().err) == warned
+
+
 def test_halves_of_odd_sizes_overlap_in_nothing_that_is_known():
     for shape in ((1, 4, 6), (3, 5, 7), (1, 1, 1)):
         bottom, top, left, right = (kept(shape, half) for half in ("bottom", "top", "left", "right"))

@@ -168,6 +168,17 @@ def test_print_config_shows_everything_resolved(capsys):
     assert yaml.safe_load(capsys.readouterr().out)["steps"] is None, "a number of steps would overrule the epochs"
 
 
+def test_a_run_that_stops_early_says_why_and_what_goes_on(place, capsys):
+    words = ["train", "vae", "--data", "digits", "--out", "early", "--evaluate", "false", *QUICK]
+    asked = ["--steps", "60", "--validate-every", "1", "--patience", "1", "--learning-rate", "1", "--model.width", "16"]
+    assert main([*words, *asked]) == 0
+    shown = capsys.readouterr()
+    why = "the validation loss has not improved in 1 validations; the best weights, of step"
+    assert f"stopped early: {why}" in shown.err and f"stopped early ({why}" in shown.out
+    assert main(["train", "--resume", "--out", "early"]) == 0
+    assert "already stopped early" in (shown := capsys.readouterr()).out and "a larger --patience" in shown.err
+
+
 def test_resume_from_the_command_line_ends_bit_identical(place):
     """A run told to stop by its budget is taken up again by --resume alone: model, data and settings come from run.yaml."""
     options = ["--model.width", "32", "--evaluate", "false", "--label", "none", *QUICK]

@@ -9,6 +9,7 @@ from pushforward.artefacts import write_table
 from pushforward.data.batches import WindowSplit, take
 from pushforward.data.loading import load_data
 from pushforward.data.spec import Column, DataSpec
+from pushforward.data.table_units import as_table
 from pushforward.data.tables import read_csv
 from pushforward.data.units import TableUnits
 from pushforward.errors import UserError
@@ -61,6 +62,19 @@ def test_there_and_back(table):
     assert torch.equal(torch.nan_to_num(data.units.parse(frame), -1), torch.nan_to_num(data.train.codes, -1))
     again = data.units.parse(original)
     assert torch.equal(torch.nan_to_num(again, -1), torch.nan_to_num(data.train.codes, -1))
+
+
+def test_whole_numbers_stay_whole_with_gaps_and_without(tmp_path):
+    """Of tables and of points; and both are read again."""
+    (tmp_path / "people.csv").write_text("age,rooms\n" + "".join(f"{'' if i % 5 == 0 else i},{i % 3}\n" for i in range(50)))
+    data = load_data(tmp_path / "people.csv", validation=0, test=0)
+    frame = data.units.present(data.units.to_codes(data.units.to_model(data.train.codes)))
+    written = write_table(tmp_path / "made.csv", frame).read_text().splitlines()
+    assert written[0] == "age,rooms" and sorted(written[1:]) == sorted(f"{'' if i % 5 == 0 else i},{i % 3}" for i in range(50))
+    assert torch.equal(data.units.parse(frame).nan_to_num(-1), data.train.codes.nan_to_num(-1))
+    points = load_data(np.arange(40).reshape(20, 2))
+    assert points.spec.kind == "point"
+    assert list(as_table(points.spec.columns, points.train.codes).dtypes) == [np.int64, np.int64]
 
 
 def test_label_and_overrides(table):

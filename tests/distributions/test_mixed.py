@@ -175,6 +175,23 @@ def test_temperature_sharpens():
     assert (gap[:, 1] > 0).float().mean().item() == pytest.approx(0.9, abs=0.0075)
 
 
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
+@pytest.mark.parametrize("integer", [False, True])
+@pytest.mark.parametrize("missing", [False, True])
+def test_components_are_drawn_by_their_tempered_weights(temperature, integer, missing):
+    """Three that lie apart, at -100, 0 and 100, chosen by evenly spread uniforms: their shares are p^(1 / T), to 1 / rows."""
+    rows, weights = 1000, torch.tensor([0.7, 0.2, 0.1], dtype=torch.float64)
+    mixed = Columns((Column("a", "number", integer=integer, missing=missing, scale=1000.0),), 3).double()
+    told = torch.cat([torch.tensor([-50.0] * missing), weights.log(), torch.tensor([-100.0, 0, 100]), torch.zeros(3)])
+    uniforms = torch.full((rows, UNIFORMS), 0.5, dtype=torch.float64)
+    uniforms[:, 1] = (torch.arange(rows) + 0.5) / rows
+    nothing = torch.zeros(rows, 1 + missing, dtype=torch.float64)
+    drawn, _ = mixed.draw(0, told.expand(rows, -1), uniforms, nothing, nothing.bool(), temperature)
+    shares = (drawn[:, :1] / 100).round().eq(torch.tensor([-1.0, 0, 1])).double().mean(0)
+    powers = weights ** (1 / temperature)
+    torch.testing.assert_close(shares, powers / powers.sum(), rtol=0, atol=1.5 / rows)
+
+
 def test_draws_agree_with_what_is_known():
     """And say its log-probability: of a category of which two columns are known, of gaps by flag or by number alone."""
     mixed = Columns(COLUMNS, K).double()

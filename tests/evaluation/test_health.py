@@ -8,12 +8,12 @@ import torch
 from sklearn.datasets import load_digits
 from torch import nn
 
-from pushforward.data.batches import ArraySplit, Data
+from pushforward.data.batches import ArraySplit, Data, WindowSplit
 from pushforward.data.spec import Condition, DataSpec
 from pushforward.errors import UserError
 from pushforward.evaluation import health
 from pushforward.evaluation.case import Case
-from pushforward.evaluation.evaluate import evaluate
+from pushforward.evaluation.evaluate import _passes, evaluate
 from pushforward.evaluation.records import Evaluation
 from pushforward.measures.measure import Measure
 from pushforward.models.contract import LogProb
@@ -78,6 +78,23 @@ def test_a_gap_counts_where_the_attack_succeeds():
     assert "18 nats likelier" in said and "0.90" in said
     assert health.overfitting(gap | {"membership attack": Measure("membership attack", 0.55, 0.5, 0.6, 0.5)}) == []
     assert health.overfitting(gap) == []
+
+
+def test_what_training_has_not_seen_it_does_not_know_by_heart():
+    gap = {"train-test gap": Measure("train-test gap", 18.0, 16.0, 20.0, 0.0, unit="nats per datum")}
+    attack = {"membership attack": Measure("membership attack", 0.9, 0.86, 0.93, 0.5)}
+    runs = share("copied 20-grams", 0.6, 0.01, 0.005)
+    for said in (health.overfitting(gap | attack, 0.25), health.copying(runs, 0.25)):
+        assert "no more than 25 % of its data" in said[0] and "by heart" not in said[0]
+    for said in (health.overfitting(gap | attack, 1.0), health.copying(runs, 1.0)):
+        assert "by heart" in said[0]
+
+
+def test_passes_are_counted_in_data_and_in_tokens_of_windows(digits):
+    """900 data; a text of 1,000 tokens, of which 100 windows of 20 see each one twice."""
+    text = WindowSplit(torch.zeros(1000, dtype=torch.long), 20)
+    assert _passes(digits[0].train, {"examples": 450}) == 0.5
+    assert _passes(text, {"examples": 100}) == 2.0 and _passes(text, {}) == math.inf
 
 
 @pytest.mark.parametrize(

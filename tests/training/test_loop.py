@@ -15,6 +15,7 @@ import torch
 from small import Denoiser, Game, Mean, points
 from torch import nn
 
+from pushforward import zoo
 from pushforward.data.batches import Batch, Batches
 from pushforward.errors import UserError
 from pushforward.models.contract import Loss, OptimizerSettings, Player, Update
@@ -25,7 +26,7 @@ from pushforward.training.loop import Loop
 from pushforward.training.opening import load
 from pushforward.training.optimizers import KINDS, make_optimizer, rate_at
 from pushforward.training.settings import TrainingSettings
-from pushforward.training.train import train
+from pushforward.training.train import _patience, train
 
 HERE = Path(__file__).parent
 QUICK = {"tensorboard": False, "precision": "fp32", "picture_every": 0, "batch_size": 32}
@@ -273,6 +274,92 @@ def test_patience_keeps_the_best_weights(tmp_path):
             totals.append(run.model.loss(part, rng).total * len(part))
     assert (sum(totals) / len(codes)).item() == pytest.approx(figures[best], rel=1e-5)
     assert figures[best] < figures[best + 15]
+    assert run.result["why"] == (
+        f"the validation loss has not improved in 3 validations; the best weights, of step {best}, are kept"
+    )
+
+
+def test_patience_0_never_stops_and_keeps_the_last_weights(tmp_path):
+    data, words = points(), {"validate_every": 5, "learning_rate": 0.5, "out": str(tmp_path / "a"), **QUICK}
+    early = train(build(Denoiser, data), data, steps=400, patience=3, **words)
+    steps = early.result["steps"] + 5
+    on = train(build(Denoiser, data), data, steps=steps, patience=0, resume=True, **words)
+    assert on.result["status"] == "finished" and on.result["steps"] == steps and "why" not in on.result
+    whole = train(build(Denoiser, data), data, steps=steps, **{**words, "out": str(tmp_path / "b")})
+    assert "why" not in whole.result and not same(on.model.state_dict(), early.model.state_dict())
+
+
+class Slow(Denoiser):
+    """A batch of held-out data takes 20 ms."""
+
+    def loss(self, batch, rng):
+        if not self.training:
+            time.sleep(0.02)
+        return super().loss(batch, rng)
+
+
+def validated(run):
+    return [row["step"] for row in run.history if "validation/loss" in row]
+
+
+def test_validation_takes_a_tenth_of_the_time(tmp_path):
+    """80 ms each, in 2 s: what 200 ms pay for, and the last. It moves nothing."""
+    data = points()
+    bounded = train(build(Slow, data), data, budget="2s", out=str(tmp_path / "a"), **QUICK)
+    assert 2 <= len(validated(bounded)) <= 4 and validated(bounded)[-1] == bounded.result["steps"]
+    for name, more, count in (("b", {"validate_every": 2}, 10), ("c", {"patience": 30}, 20)):
+        run = train(build(Slow, data), data, steps=20, out=str(tmp_path / name), **more, **QUICK)
+        assert len(validated(run)) == count, "whoever says when, or counts them, gets them"
+    never = train(build(Slow, data), data, steps=20, validate_every=0, out=str(tmp_path / "d"), **QUICK)
+    thin = train(build(Slow, data), data, steps=20, out=str(tmp_path / "e"), **QUICK)
+    assert validated(never) == [] and len(validated(thin)) < 20 and same(never.model.state_dict(), thin.model.state_dict())
+
+
+def test_the_first_validation_is_foreseen_and_the_last_always_there(tmp_path):
+    """Four batches without a gradient are 4/3 of an update, which is a tenth of 14; 47 is no multiple of 2."""
+    data = points()
+    short = train(build(Denoiser, data), data, steps=13, out=str(tmp_path / "a"), **QUICK)
+    assert validated(short) == [13]
+    longer = train(build(Denoiser, data), data, steps=47, out=str(tmp_path / "b"), **QUICK)
+    assert validated(longer)[0] == 14 and validated(longer)[-1] == 47
+    asked = train(build(Denoiser, data), data, steps=47, validate_every=10, out=str(tmp_path / "c"), **QUICK)
+    assert validated(asked) == [10, 20, 30, 40]
+
+
+def test_the_live_line_shows_the_held_out_loss(tmp_path, capsys):
+    data = points()
+    run = train(build(Denoiser, data), data, steps=20, validate_every=5, log_every=8, out=str(tmp_path / "a"), **QUICK)
+    loss = next(row["validation/loss"] for row in run.history if row["step"] == 15 and "validation/loss" in row)
+    assert f"held out {loss:.4g}" in capsys.readouterr().err
+
+
+def test_a_budget_that_ends_a_run_of_steps_says_so(tmp_path, capsys):
+    data = points()
+    run = train(build(Denoiser, data), data, steps=10**6, budget="1s", out=str(tmp_path / "a"), **QUICK)
+    assert run.result["why"] == "the budget of 1s is spent"
+    assert "finished: the budget of 1s is spent" in capsys.readouterr().err
+
+
+def test_a_method_may_want_patience(tmp_path, monkeypatch):
+    """Where nothing else is said, there is something to watch, and the run is a new one."""
+    monkeypatch.setitem(zoo.ZOO, "made", replace(zoo.ZOO["made"], training={"steps": 6, "patience": 4}))
+    data, words = points(), {"out": str(tmp_path / "a"), **QUICK}
+    run = train("made", data, **words)
+    assert run.record["training"]["patience"] == 4 and run.result["steps"] == 6
+    blind = replace(data, validation=None)
+    for given, settings, patience in (
+        (data, {}, 4),
+        (data, {"budget": "5s"}, 4),
+        (data, {"patience": 2, "steps": 9}, 2),
+        (data, {"patience": 0}, 0),
+        (data, {"steps": 9}, None),
+        (data, {"epochs": 2.0}, None),
+        (data, {"resume": True}, None),
+        (data, {"validate_every": 0}, None),
+        (blind, {}, None),
+    ):
+        assert _patience("made", given, TrainingSettings(**settings)) == patience
+    assert _patience("denoiser", data, TrainingSettings()) is None
 
 
 def test_patience_keeps_the_buffers_of_then(tmp_path):
@@ -422,6 +509,10 @@ def test_schedules():
     assert rate_at(OptimizerSettings(1.0, warmup=0, schedule="constant"), 99, 0.99, 100) == 1.0
     assert rate_at(OptimizerSettings(1.0, warmup=9, schedule="constant"), 4, 0.0, 100) == pytest.approx(0.5)
     assert rate_at(OptimizerSettings(1.0, schedule="constant"), 3, 0.01, None) == pytest.approx(0.5)
+    for schedule in ("cosine", "linear"):
+        low = OptimizerSettings(2.0, warmup=9, schedule=schedule, floor=0.2)
+        assert [rate_at(low, 50, f, 100) for f in (0.0, 0.5, 1.0)] == pytest.approx([2.0, 1.2, 0.4])
+        assert rate_at(low, 4, 0.0, 100) == pytest.approx(1.0)
 
 
 def test_a_runs_learning_rate_keeps_the_ratio_of_the_players(tmp_path):

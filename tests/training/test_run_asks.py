@@ -104,6 +104,26 @@ def test_completions_are_texts_of_any_lengths(tmp_path):
         run.extend("a!", 2)
 
 
+class Signed(torch.nn.Module):
+    """Goes on with the letter of each row's class, beside one of a coin."""
+
+    def extend(self, prefix, length, *, condition=None, generator=None):
+        coin = as_rng(generator).randint(26, len(prefix), 1)
+        return torch.cat([prefix, condition[:, None].expand(-1, length - 1), coin], 1)
+
+
+def test_each_of_several_texts_has_its_own_condition(tmp_path):
+    """Texts go through the model one by one, or as ids all together; the condition and the noise of a row go with it."""
+    letters = tuple("abcdefghijklmnopqrstuvwxyz")
+    spec = DataSpec("tokens", (8,), Condition("class", 26), vocabulary=Vocabulary("characters", 26, letters))
+    run = Run(Signed(), spec, tmp_path, RECORD)
+    texts = run.extend(["ab", "x", "", "hello"], 3, condition=[3, 0, 25, 7], seed=5)
+    assert [text[:-1] for text in texts] == ["abdd", "xaa", "zz", "hellohh"]
+    together = run.extend(torch.zeros(4, 2, dtype=torch.long), 3, condition=[3, 0, 25, 7], seed=5)
+    assert together == [f"aa{sign}{sign}{text[-1]}" for sign, text in zip("dazh", texts, strict=True)]
+    assert [text[1:-1] for text in run.extend(["a", "b"], 3, condition=2, seed=5)] == ["cc", "cc"], "one for all"
+
+
 def test_what_is_known_of_an_image_is_kept(images):
     """A mask of one datum's height and width serves for all; the rest is a function of the seed."""
     x = torch.full((3, 1, 2, 3), 16, dtype=torch.uint8)

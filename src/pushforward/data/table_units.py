@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -14,6 +14,9 @@ from pushforward.data.base_units import Units, numbers, refuse_infinite
 from pushforward.data.spec import Column, DataSpec
 from pushforward.errors import UserError
 from pushforward.randomness import Rng
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def code_dtype(columns: Iterable[Column]) -> torch.dtype:
@@ -109,21 +112,7 @@ class TableUnits(Units):
         return torch.stack(out, -1)
 
     def present(self, codes: Tensor) -> Any:
-        if self.spec.kind != "table":
-            return codes
-        import pandas as pd
-
-        frame = {}
-        for j, column in enumerate(self.spec.columns):
-            values = codes[:, j].cpu().numpy()
-            if column.kind == "category":
-                names = [None if name == "(missing)" else name for name in column.categories]
-                frame[column.name] = np.asarray(names, dtype=object)[values.astype(int)]
-            elif column.integer and not column.missing:
-                frame[column.name] = values.astype(np.int64)
-            else:
-                frame[column.name] = values.astype(np.float64)
-        return pd.DataFrame(frame)
+        return as_table(self.spec.columns, codes.double()) if self.spec.kind == "table" else codes
 
     def parse(self, values: Any) -> Tensor:
         framed = hasattr(values, "columns") and self.spec.columns
@@ -170,6 +159,25 @@ class TableUnits(Units):
                 except (TypeError, ValueError) as error:
                     raise UserError(f"column '{column.name}' should hold numbers: {error}.") from None
         return torch.stack(parts, -1)
+
+
+def as_table(columns: Iterable[Column], codes: Tensor) -> pd.DataFrame:
+    """Rows of codes (n, columns) as a table: names of categories, and whole numbers as such, with gaps (Int64) or without."""
+    import pandas as pd
+
+    frame: dict[str, Any] = {}
+    for j, column in enumerate(columns):
+        values = codes[:, j].cpu().numpy()
+        if column.kind == "category":
+            names = [None if name == "(missing)" else name for name in column.categories]
+            frame[column.name] = np.asarray(names, dtype=object)[values.astype(int)]
+        elif column.integer and column.missing:
+            frame[column.name] = pd.array(values.astype(np.float64), dtype="Int64")
+        elif column.integer:
+            frame[column.name] = values.astype(np.int64)
+        else:
+            frame[column.name] = values
+    return pd.DataFrame(frame)
 
 
 def _check_column(column: Column, values: Tensor) -> None:

@@ -6,6 +6,7 @@ UserError, whose sentence goes into the protocol; one that does not apply to suc
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,7 @@ import torch
 
 from pushforward._version import VERSION
 from pushforward.artefacts import write_picture
-from pushforward.data.batches import STREAM, Data, WindowSplit, take
+from pushforward.data.batches import STREAM, Data, Split, WindowSplit, take
 from pushforward.errors import UserError
 from pushforward.evaluation import health
 from pushforward.evaluation.case import REFERENCE, Case
@@ -107,7 +108,14 @@ def _findings(case: Case, measures: list[Measure]) -> list[str]:
         said += health.alike(*apart) if apart else []
     figures = case.diagnosis if any(measure.group == "codes" for measure in measures) else {}
     said = [*_noted(case.run), *said]
-    return [*said, *health.copying(found), *health.overfitting(found), *health.unused_codes(figures)]
+    passes = _passes(case.data.train, case.run.result or {})
+    return [*said, *health.copying(found, passes), *health.overfitting(found, passes), *health.unused_codes(figures)]
+
+
+def _passes(split: Split, result: dict[str, Any]) -> float:
+    """How often training saw each datum, or each token of a text that is read in windows; infinity where nobody has counted."""
+    seen = result.get("examples", math.inf)
+    return seen * split.length / len(split.tokens) if isinstance(split, WindowSplit) else seen / len(split)
 
 
 def _noted(run: Run) -> list[str]:

@@ -10,6 +10,7 @@ about held-out data.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -100,8 +101,8 @@ def blurred(found: Mapping[str, Measure]) -> bool:
     return (recall is not None and far_below(recall, 0.7)) or (told is not None and told.value > 0.75 and far_above(told, 1.25))
 
 
-def copying(found: Mapping[str, Measure]) -> list[str]:
-    """Samples that repeat training data, by distances or by runs of tokens."""
+def copying(found: Mapping[str, Measure], passes: float = math.inf) -> list[str]:
+    """Samples that repeat training data, by distances or by runs of tokens. passes: how often training saw each datum."""
     ratio, copies = found.get("nearest training distance"), found.get("suspected copies")
     if (ratio is not None and far_below(ratio, 0.6)) or (copies is not None and copies.value > 0.1 and far_above(copies, 5)):
         near = f"at {ratio.value:.0%} of the distance that new data have, " if ratio is not None else ""
@@ -116,23 +117,36 @@ def copying(found: Mapping[str, Measure]) -> list[str]:
         return [f"{said} They may be copies: {copies_then}."]
     for name, runs in found.items():
         if name.startswith("copied") and runs.value > 0.1 and far_above(runs, 3):
-            return [
-                f"{runs.value:.0%} of the samples' runs ({name}) stand in the training data just so, of held-out data "
-                f"{runs.floor:.0%}: learned by heart. Try fewer updates, dropout or more data."
-            ]
+            seen = f"{runs.value:.0%} of the samples' runs ({name}) stand in the training data just so, of held-out data "
+            if passes < 1:
+                return [
+                    f"{seen}{runs.floor:.0%}. {_unseen(passes)}, so what is common comes too often: train longer, or sample at "
+                    "a higher temperature."
+                ]
+            return [f"{seen}{runs.floor:.0%}: learned by heart. Try fewer updates, dropout or more data."]
     return []
 
 
-def overfitting(found: Mapping[str, Measure]) -> list[str]:
-    """A likelihood that knows the training data better than new ones."""
+def overfitting(found: Mapping[str, Measure], passes: float = math.inf) -> list[str]:
+    """A likelihood that knows the training data better than new ones. passes: how often training saw each datum; what it did
+    not see, it cannot know by heart."""
     gap, attack = found.get("train-test gap"), found.get("membership attack")
     if gap is None or attack is None or gap.low is None or attack.low is None or gap.low <= 0 or attack.low <= 0.6:
         return []
-    return [
+    apart = (
         f"Training data are {gap.value:.3g} {gap.unit.replace('per datum', '')}likelier than new data, and the likelihood "
-        f"tells the two apart (area {attack.value:.2f}, by chance 0.5): learned by heart. Try more data, a smaller model, "
-        "fewer updates, dropout or weight decay."
-    ]
+        f"tells the two apart (area {attack.value:.2f}, by chance 0.5)"
+    )
+    if passes < 1:
+        return [
+            f"{apart}. {_unseen(passes)}, so the new data are of another kind (the end of a text, another source): mix them "
+            "before they are split."
+        ]
+    return [f"{apart}: learned by heart. Try more data, a smaller model, fewer updates, dropout or weight decay."]
+
+
+def _unseen(passes: float) -> str:
+    return f"Training has seen no more than {100 * passes:.2g} % of its data"
 
 
 def unused_codes(figures: Mapping[str, float]) -> list[str]:

@@ -209,26 +209,31 @@ class Loss:
 class OptimizerSettings:
     """How a player goes down its gradient; the run may scale the learning rate.
 
-    kind: "adamw", "adam", "rmsprop" (its alpha is betas[1]), "sgd". weight_decay: of matrices. warmup: updates of linear rise
-    (None: 2 % of the run, at most 500). schedule: how the rate falls after it. clip: largest norm of this player's gradient
-    (None: the run's).
+    kind: "adamw", "adam", "rmsprop" (its alpha is betas[1]), "sgd". weight_decay: of matrices. warmup: updates of linear rise,
+    or, below 1, their share of the run (at most 500 updates). schedule: how the rate falls after it, to the part `floor` of
+    itself. clip: largest norm of this player's gradient (None: the run's).
     """
 
     learning_rate: float = 1e-3
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = 0.0
-    warmup: int | None = None
+    warmup: float = 0.02
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     kind: Literal["adamw", "adam", "rmsprop", "sgd"] = "adamw"
     eps: float = 1e-8
     momentum: float = 0.0
     clip: float | None = None
+    floor: float = 0.0
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.learning_rate) and self.learning_rate >= 0):
             raise UserError(f"learning_rate = {self.learning_rate} was given; give a number of at least 0, such as 1e-3.")
         if not all(0 <= beta < 1 for beta in self.betas):
             raise UserError(f"betas = {list(self.betas)} were given; each is at least 0 and below 1, such as 0.9 and 0.999.")
+        if self.warmup < 0 or not 0 <= self.floor <= 1:
+            raise UserError(
+                f"warmup = {self.warmup} and floor = {self.floor} were given; the first is at least 0, the second from 0 to 1."
+            )
 
 
 @dataclass

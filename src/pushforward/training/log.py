@@ -111,7 +111,7 @@ class Display:
         shown = "  ".join(
             f"{name.removesuffix('/loss')} {value:.4g}" for name, value in list(values.items())[: 2 if watched else 3]
         )
-        shown += "".join(f"  {name} {value:.3g}" for name, value in (watched or {}).items())
+        shown += "".join(f"  {name} {value:.4g}" for name, value in (watched or {}).items())
         of = f"/{self.total}" if self.total else ""
         text = f"step {step}{of}  {rate:.3g} steps/s  {shown}"
         if self.progress:

@@ -33,15 +33,18 @@ from pushforward.training.settings import TrainingSettings, seconds
 from pushforward.training.validation import Modes, Validation
 
 LOOKING = 0.05  # of the time of a run, at most, is for watching it
+VALIDATING = 0.1  # likewise, for validation losses that nothing hangs on
+_FORWARD = 1 / 3  # of an update's time, for the loss alone
 _LAST_TURNS = 1000  # of a player at the end that never says it has finished
 
 
 @dataclass
 class Outcome:
     """How a run ended: finished, interrupted (by the signal of this number: Ctrl-C, SIGTERM), converged (closed form, EM) or
-    stopped early (patience)."""
+    stopped early (patience). why: in words, where it was not the last step."""
 
     status: str = "finished"
+    why: str = ""
     steps: int = 0
     examples: int = 0
     seconds: float = 0.0
@@ -65,7 +68,8 @@ class Loop:
 
     directory: of checkpoints and history, written by the first process alone. picture: called with the step, under averaged
     weights, whenever a sample picture is due. watch: likewise, where no loss says how a run does; its figures are logged. It is
-    left out while it would take more than a twentieth of the time, unless `validate_every` says when.
+    left out while it would take more than a twentieth of the time, a validation while it would take more than a tenth; neither
+    where `validate_every` says when, and no validation that patience counts, for a run must not hang on the clock.
     """
 
     def __init__(
@@ -98,6 +102,8 @@ class Loop:
         self.watched: dict[str, float] = {}  # the latest figures
         self.looks: list[float] = []  # how many seconds each look took
         self.looked = 0  # the step of the last one
+        self.validations: list[float] = []  # how many seconds each took
+        self.validated = 0
         self.modes = Modes(model)
         self.optimizers = make_optimizers(players, self.device)
         # Whatever no player owns (a teacher, a codec) is frozen too.
@@ -146,6 +152,8 @@ class Loop:
                         self._stop = "interrupted"
                         break
                     if self.budget and self.elapsed >= self.budget:
+                        if self.steps is not None:
+                            outcome.why = f"the budget of {self.settings.budget} is spent"
                         break
                     try:
                         self._one_step(window)
@@ -163,7 +171,7 @@ class Loop:
                         self.display.show(self.step, self._fraction(), rate, self.elapsed, _figures(row), self.watched)
                         logged, logged_step = now, self.step
                     if self._due(self.settings.validate_every, 20):
-                        if self._validate(history, trackers):
+                        if self._worth_validating() and self._validate(history, trackers):
                             self._stop = "stopped early"
                         if self._worth_a_look():
                             self._look(history, trackers)
@@ -188,13 +196,15 @@ class Loop:
             self.save()
             if self.watch and not outcome.signal and self.looked < self.step:
                 self._look(history, trackers)
+            if self._may_skip and not outcome.signal and self.validated < self.step:
+                self._validate(history, trackers)
         finally:
             trackers.close()
             self.display.close()
             for parameter in self.everyone:
                 parameter.requires_grad_(True)
         self.average.finish(self.step, self.examples_per_step)  # after the checkpoint: a resumed run must not see it
-        if self.best:
+        if self.best and self.settings.patience:
             self.average.load(self.best)
             with torch.no_grad():
                 for name, buffer in self.model.named_buffers():
@@ -204,6 +214,12 @@ class Loop:
         if outcome.signal != signal.SIGTERM:  # whoever sends it does not wait long; a resumed run takes these turns
             self._last_turns()
         outcome.status = self._stop or "finished"
+        if self._stop == "stopped early":
+            assert self.validation.best is not None
+            outcome.why = (
+                f"the validation loss has not improved in {self.validation.waited} validations; the best weights, of step "
+                f"{self.validation.best[1]}, are kept"
+            )
         outcome.steps, outcome.seconds, outcome.examples = self.step, self.elapsed, self.seen
         self.history = history.rows
         return outcome
@@ -396,6 +412,19 @@ class Loop:
         spent = sum(self.looks) + min(self.looks, default=0.0)  # the least: the first one has more to do
         return self.watch is not None and (self.settings.validate_every is not None or spent <= LOOKING * self.elapsed)
 
+    @property
+    def _may_skip(self) -> bool:
+        """Whether nothing hangs on when validations come."""
+        return self.settings.validate_every is None and not self.settings.patience
+
+    def _worth_validating(self) -> bool:
+        """Whether validations take at most a tenth of the time, or come when they were asked for or are counted. What the first
+        one will take is told from the time of an update."""
+        if not self.validation or not self._may_skip:
+            return bool(self.validation)
+        first = _FORWARD * self.validation.size * self.elapsed / max(1, self.step * self.repeats)
+        return sum(self.validations) + min(self.validations, default=first) <= VALIDATING * self.elapsed
+
     def _look(self, history: History, trackers: Trackers) -> None:
         """Logs what the watch sees of the averaged weights."""
         assert self.watch is not None
@@ -413,17 +442,20 @@ class Loop:
         """Logs the validation losses of the averaged weights; true when patience is at its end."""
         if not self.validation:
             return False
+        began = time.monotonic()
         with self.average.used(), self.modes.evaluating(), autocast(self.device, self.precision):
             found = self.validation.measure()
         found = {name: engine.agreed(value, self.device, self.world) for name, value in found.items()}
+        self.validations.append(engine.agreed(time.monotonic() - began, self.device, self.world))
+        self.validated, self.watched = self.step, {"held out": found["validation/loss"]}
         row = {"step": self.step, "seconds": round(self.elapsed, 3), **found}
         history.add(row)
         trackers.add(row)
-        patience = self.settings.patience
-        if self.validation.improves(found["validation/loss"], self.step) and patience is not None:
+        patience = self.settings.patience or 0
+        if self.validation.improves(found["validation/loss"], self.step) and patience:
             buffers = {f"buffer/{name}": v for name, v in self.model.named_buffers()}
             self.best = {name: v.clone() for name, v in (self.average.state() | buffers).items()}
-        return patience is not None and self.validation.waited >= patience
+        return 0 < patience <= self.validation.waited
 
 
 def _weighted(parts: list[tuple[float, Loss]]) -> Loss:

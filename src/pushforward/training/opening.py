@@ -52,6 +52,7 @@ def load(
     except (TypeError, AttributeError, ValueError) as error:
         raise UserError(f"{directory / 'run.yaml'} does not describe its data ({error}); it may be damaged.") from None
     target = engine.resolve_device(device)
+    unsaid: list[str] = []
     if model is None:
         given = {**record["model"]["settings"], **settings}
         foreign = [key for key, value in given.items() if is_yours(value)]
@@ -59,6 +60,8 @@ def load(
             what = ", ".join(f"{key}=..." for key in foreign or ["model"])
             raise UserError(f"the run in {directory} has parts of your own; give them again: pf.load(path, {what}).")
         model = building.create(record["model"]["name"], spec, **given)
+        known = building.options(record["model"]["name"])  # a record says all of them but networks that are not given
+        unsaid = [key for key, p in known.items() if key not in given and "Module" not in str(p.annotation)]
     path = checkpoints.weights_file(directory, record.get("result", {}).get("status"))
     if best:
         path = directory / BEST
@@ -70,7 +73,15 @@ def load(
     tensors, _ = checkpoints.read_tensors(path)
     if path.name == STATE.name:  # a run that is under way, or was killed: the average of its last checkpoint
         tensors = {**checkpoints.section(tensors, "model"), **checkpoints.section(tensors, "average")}
-    checkpoints.load_weights(model, tensors, str(directory))
+    try:
+        checkpoints.load_weights(model, tensors, str(directory))
+    except UserError as error:
+        if not unsaid:
+            raise
+        raise UserError(
+            f"{error} run.yaml does not say {', '.join(unsaid)}, as a newer version does; where the run had other than the "
+            f"default, say what it was: pf.load(path, {unsaid[0]}=...)."
+        ) from None
     spoilt = next((name for name, value in model.named_parameters() if not bool(value.isfinite().all())), None)
     if spoilt:
         raise UserError(

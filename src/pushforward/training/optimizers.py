@@ -64,9 +64,12 @@ def make_optimizers(players: list[Player], device: torch.device) -> dict[str, Op
 
 
 def rate_at(settings: OptimizerSettings, step: int, fraction: float, steps: int | None) -> float:
-    """The learning rate of update `step`, at `fraction` of the run: a linear rise, then the schedule."""
-    if settings.warmup is None:  # 2 % of the run, at most 500 updates; by the clock where only a time is known
-        rise = min(1.0, fraction / 0.02) if steps is None else min(1.0, (step + 1) / (min(500, steps // 50) + 1))
+    """The learning rate of update `step`, at `fraction` of the run: a linear rise, then the schedule, which ends at `floor`."""
+    if settings.warmup < 1:  # a share of the run, at most 500 updates; by the clock where only a time is known
+        if steps is None:
+            rise = min(1.0, fraction / settings.warmup) if settings.warmup else 1.0
+        else:
+            rise = min(1.0, (step + 1) / (min(500, int(settings.warmup * steps)) + 1))
     else:
         rise = min(1.0, (step + 1) / (settings.warmup + 1))
     match settings.schedule:
@@ -76,4 +79,4 @@ def rate_at(settings: OptimizerSettings, step: int, fraction: float, steps: int 
             fall = 1.0 - fraction
         case _:
             fall = 0.5 * (1 + math.cos(math.pi * fraction))
-    return settings.learning_rate * rise * fall
+    return settings.learning_rate * rise * (settings.floor + (1.0 - settings.floor) * fall)

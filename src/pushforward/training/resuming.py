@@ -82,6 +82,12 @@ class Begun:
             )
         return False
 
+    @property
+    def longer(self) -> str:
+        """What to ask for, to have it go on after its end."""
+        early = self.record["result"]["status"] == "stopped early"
+        return "a larger --patience (0 never stops)" if early else "more --steps or a longer --budget"
+
     def changes(self, settings: TrainingSettings) -> str:
         """What is asked for otherwise than before, in words."""
         before, now = self.record["training"], settings.to_dict()

@@ -32,8 +32,10 @@ class TrainingSettings:
         log_every: steps between two lines of history.jsonl.
         checkpoint_every: steps between two checkpoints; by default one a minute.
         validate_every: steps between two validation losses or, where no loss says how a model does (a game), two looks at its
-            samples; by default twenty in a run, fewer looks where they would take more than 5 % of the time; 0 never.
-        patience: stop when the validation loss has not improved for so many validations, and keep the best weights.
+            samples; by default twenty in a run and one at its end, fewer where they would take more than 10 % of the time
+            (looks: 5 %) and `patience` does not count them; 0 never.
+        patience: stop when the validation loss has not improved for so many validations, and keep the best weights; 0 never
+            stops. By default 0, or what the method is known to want.
         picture_every: steps between two sample pictures; by default about six in a run; 0 never.
         tensorboard: also write TensorBoard event files to the run directory.
         wandb: also log to Weights & Biases under this project name (needs the extra `wandb`).
@@ -62,7 +64,7 @@ class TrainingSettings:
 
     def __post_init__(self) -> None:
         for name, least in {
-            "steps": 1, "epochs": 1e-9, "accumulate": 1, "log_every": 1, "checkpoint_every": 1, "patience": 1,
+            "steps": 1, "epochs": 1e-9, "accumulate": 1, "log_every": 1, "checkpoint_every": 1, "patience": 0,
             "learning_rate": 1e-12, "clip": 0, "average_half_life": 0, "validate_every": 0, "picture_every": 0,
         }.items():  # fmt: skip
             value = getattr(self, name)

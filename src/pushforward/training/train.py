@@ -145,6 +145,7 @@ def _train(
     model: nn.Module, data: Data, settings: TrainingSettings, directory: Path, device: torch.device, rank: int, world: int
 ) -> Run:
     name, begun = name_of(model), None
+    settings = replace(settings, patience=_patience(name, data, settings))
     if settings.resume:
         begun = Begun.read(directory)
         begun.refuse_another(name, model, data, settings)
@@ -168,7 +169,7 @@ def _train(
     if begun:
         begun.refuse_another_batch(batches.global_size)
         if begun.over(steps, settings):
-            display.say(f"already finished, in {begun.header['step']} steps; for more, give more --steps or a longer --budget")
+            display.say(f"already finished, in {begun.header['step']} steps; for more, give {begun.longer}")
             return _as_it_ended(model, data, begun)
     pace = _pace(model, players, batches, device, name, settings, begun.header if begun else {})
     pace = replace(pace, precision="bf16" if engine.agreed(float(pace.precision == "bf16"), device, world) else "fp32")
@@ -207,6 +208,8 @@ def _train(
         if rank == 0 and begun is None and loop.step == 0 and not loop.failures:
             _forget(directory)
         raise
+    if outcome.why:
+        display.say(f"{outcome.status}: {outcome.why}")
     if watch:
         said = watch.sentences(loop.history)
         outcome.notes += said
@@ -228,8 +231,17 @@ def _forget(directory: Path) -> None:
 
 
 def _defaults(name: str) -> dict[str, Any]:
-    """How long, and with how many data an update, a method of the zoo is trained where nothing else is said."""
+    """How long (steps, patience), and with how many data an update, a method of the zoo is trained where nothing else is
+    said."""
     return zoo.ZOO[name].training if name in zoo.ZOO else {}
+
+
+def _patience(name: str, data: Data, settings: TrainingSettings) -> int | None:
+    """As asked for. Else as the method wants it, where there is something to watch: steps or epochs that were asked for are
+    all made, and a run that is taken up again keeps its own."""
+    watched = data.validation is not None and len(data.validation) > 0 and settings.validate_every != 0
+    said = settings.steps is not None or settings.epochs is not None or settings.resume
+    return settings.patience if settings.patience is not None or said or not watched else _defaults(name).get("patience")
 
 
 def _measured_batch_size(
@@ -282,6 +294,7 @@ def _result(outcome: Outcome, loop: Loop, watch: Watch | None) -> dict[str, Any]
     """How the training ended, for run.yaml."""
     return {
         "status": outcome.status,
+        **({"why": outcome.why} if outcome.why else {}),
         **({"signal": outcome.signal} if outcome.signal else {}),
         "steps": outcome.steps,
         "examples": outcome.examples,

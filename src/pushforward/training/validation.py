@@ -65,6 +65,11 @@ class Validation:
     def __bool__(self) -> bool:
         return self.batches is not None and bool(self.players)
 
+    @property
+    def size(self) -> int:
+        """How many batches a validation takes."""
+        return sum(1 for _ in self.batches()) if self.batches is not None else 0
+
     @torch.no_grad()
     def measure(self) -> dict[str, float]:
         """The mean loss of each player; the noise is the same at each call."""

@@ -15,6 +15,7 @@ from pushforward.models.autoregressive.sampling import Choice, window_start, win
 from pushforward.models.autoregressive.transformer import GPT
 from pushforward.models.contract import Density, Extends, Learns, Samples, capabilities
 from pushforward.randomness import SampleRng
+from pushforward.training.optimizers import rate_at
 
 CLASSES = Condition("class", 3, frequencies=(0.5, 0.3, 0.2))
 ATTRIBUTES = Condition("attributes", 4, frequencies=(0.9, 0.5, 0.1, 0.0))
@@ -381,6 +382,7 @@ def test_capabilities_and_creation():
     (player,) = model.players()
     assert {id(p) for p in player.parameters()} == {id(p) for p in model.parameters()}
     assert player.optimizer.weight_decay == 0.1
+    assert [rate_at(player.optimizer, step, step / 1000, 1000) for step in (500, 1000)] == pytest.approx([5.5e-4, 1e-4])
 
 
 def test_under_autocast_the_density_is_float32():

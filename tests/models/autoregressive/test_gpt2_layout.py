@@ -157,6 +157,15 @@ def test_a_model_of_gpt2_is_written_as_it_was_read(tmp_path):
     assert {key: config[key] for key in CONFIG} == CONFIG
 
 
+def test_texts_begin_and_end_with_the_same_token(tmp_path):
+    """GPT-2 has one token for both, whose row is the begin vector: in both files, read by generation."""
+    for name, model, token in (("read", load_gpt2(place(tmp_path / "a")), 30), ("own", trained(), V)):
+        directory = save_gpt2(model, tmp_path / name)
+        for file in ("config.json", "generation_config.json"):
+            said = json.loads((directory / file).read_text())
+            assert (said["bos_token_id"], said["eos_token_id"]) == (token, token), file
+
+
 def test_a_tokenizer_travels(tmp_path):
     place(tmp_path / "a")
     (tmp_path / "a" / "tokenizer.json").write_text(BPE.tokenizer)

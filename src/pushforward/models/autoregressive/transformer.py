@@ -167,8 +167,12 @@ class GPT(nn.Module):
         return Loss(nats, {"nats_per_token": nats.detach()})
 
     def players(self) -> list[Player]:
-        """One: everything descends the cross-entropy. beta2 = 0.99, as averages over few tokens are noisy otherwise."""
-        settings = OptimizerSettings(self.learning_rate, betas=(0.9, 0.99), weight_decay=self.weight_decay)
+        """One: everything descends the cross-entropy. beta2 = 0.99, as averages over few tokens are noisy otherwise. The rate
+        rises for a twentieth of the run, and falls to a tenth (as GPT-3's did, arXiv:2005.14165): the averaged weights are past
+        its noise, and learning goes on."""
+        settings = OptimizerSettings(
+            self.learning_rate, betas=(0.9, 0.99), weight_decay=self.weight_decay, warmup=0.05, floor=0.1
+        )
         return [Player("model", self, self.loss, optimizer=settings)]
 
     @torch.inference_mode()
