@@ -177,6 +177,71 @@ def test_attention_in_half_precision_on_a_cpu_is_the_same_attention(new, seen):
     assert torch.equal(attended(query, key, value, 0.0), half) and not torch.equal(attended(query, key, value, 0.5), half)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("network", ["attention", "decoder"])
+def test_attention_weights_are_dropped_at_their_rate_in_training(dtype, network):
+    """Where queries are 0 and values are unit vectors, what comes out of position i are its weights, 1 / (i + 1) each: kept
+    with probability 1 - rate, they are divided by it."""
+    torch.manual_seed(0)
+    rate, size, rows = 0.3, 16, 64
+    if network == "decoder":
+        attention = Decoder(11, size, depth=1, heads=1, width=size, dropout=rate).blocks[0].attention.to(dtype)
+    else:
+        attention = SelfAttention(size, 1, rate).to(dtype)
+    with torch.no_grad():
+        for parameter in attention.parameters():
+            parameter.zero_()
+        attention.qkv.weight[2 * size :] = torch.eye(size)
+        attention.project.weight.copy_(torch.eye(size))
+    vectors = torch.eye(size, dtype=dtype).expand(rows, size, size)
+    scale = torch.arange(1, size + 1).view(-1, 1)
+    # bfloat16 has 8 bits: weights and their products are off by 2^-9 of themselves, twice or three times.
+    near = {"rtol": 0, "atol": 1e-5 if dtype == torch.float32 else 0.02}
+    past = torch.ones(size, size).tril()
+    attention.eval()
+    torch.testing.assert_close((attention(vectors) * scale).float(), past.expand(rows, -1, -1), **near)
+    attention.train()
+    made = (attention(vectors) * scale).float()
+    kept = made > 0.5
+    torch.testing.assert_close(made, kept / (1 - rate), **near)
+    share = kept[:, past.bool()].float()
+    assert not kept[:, ~past.bool()].any()
+    # 64 * 136 weights, each dropped or not: five standard errors are 0.025
+    assert share.mean().item() == pytest.approx(1 - rate, abs=0.025)
+    assert share.mean(0).amax() < 1 and share.mean(0).amin() > 0, "each row by itself"
+
+
+@pytest.mark.parametrize("positions", ["rotary", "sinusoidal"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_late_positions_are_exact_in_half_precision(positions, dtype):
+    """Whole numbers above 256 are none of bfloat16, where 1,999 is 2,000: a radian of the fastest pair. Angles are in float32,
+    2,000 of them off by 1e-4 each."""
+    length, width, start = 50, 16, 1950
+    network = Decoder(11, 2000, depth=1, heads=2, width=width, positions=positions).to(dtype)
+    h, turn = network._placed(torch.zeros(1, length, width, dtype=dtype), start)
+    size = width // 2 if positions == "rotary" else width
+    where = torch.arange(start, start + length, dtype=torch.float64)
+    exact = where[:, None] * 10000 ** (-torch.arange(0, size, 2, dtype=torch.float64) / size)
+    if turn is None:
+        waves = torch.stack([exact.sin(), exact.cos()], -1).flatten(1)[None]
+        torch.testing.assert_close(h.double(), waves, rtol=0, atol=0.005)  # numbers up to 1 with 8 bits
+    else:
+        assert not h.any()
+        for found, expected in zip(turn, (exact.cos(), exact.sin()), strict=True):
+            torch.testing.assert_close(found.double(), expected, rtol=0, atol=1e-3)
+
+
+def test_half_precision_attends_by_distance_wherever_positions_begin():
+    """One radian a position by unit vectors, at positions about 1,900: bfloat16's 8 bits, twice, and no radian."""
+    network = Decoder(11, 2000, depth=1, heads=1, width=8).bfloat16()
+    _, turn = network._placed(torch.zeros(1, 12, 8, dtype=torch.bfloat16), 1900)
+    axes = torch.zeros(1, 1, 12, 8, dtype=torch.bfloat16)
+    axes[..., 0] = 1
+    made = turned(axes, turn)[0, 0].double()
+    distance = torch.arange(12.0)[:, None] - torch.arange(12.0)
+    torch.testing.assert_close(made @ made.T, distance.double().cos(), rtol=0, atol=0.015)
+
+
 def test_without_biases_there_is_none():
     names = [name for name, _ in Decoder(11, 16, width=24, bias=False).named_parameters()]
     assert not any("bias" in name for name in names)

@@ -22,7 +22,7 @@ import math
 from typing import Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -84,17 +84,28 @@ def attended(
     key: Float[Tensor, "b heads s size"],
     value: Float[Tensor, "b heads s size"],
     dropout: float = 0.0,
+    *,
+    causal: bool = True,
+    there: Bool[Tensor, "b s"] | None = None,
 ) -> Float[Tensor, "b heads t size"]:
-    """softmax(query key^T / sqrt(size)) value, where the t queries are the last of the s positions and see none after them."""
+    """softmax(query key^T / sqrt(size)) value, where the t queries are the last of the s positions and see none after them.
+
+    causal=False: every query sees every position, or those that are `there`; all of them in a row where none is.
+    """
     new, seen = query.shape[2], key.shape[2]
-    if query.dtype == torch.bfloat16 and query.device.type == "cpu" and seen <= LONG:
-        future = torch.full((new, seen), -torch.inf, dtype=query.dtype).triu(1 + seen - new)
-        weights = torch.softmax(query * query.shape[-1] ** -0.5 @ key.mT + future, -1)
-        return F.dropout(weights, dropout) @ value
     mask = None
-    if 1 < new < seen:  # `is_causal` aligns a rectangular mask to the upper left; the new positions are the last ones
+    if there is not None:
+        lowest = torch.finfo(query.dtype).min / 2  # not -inf: a row without a position would be nan
+        mask = torch.zeros(there.shape, dtype=query.dtype, device=query.device).masked_fill(~there, lowest)[:, None, None]
+    if query.dtype == torch.bfloat16 and query.device.type == "cpu" and seen <= LONG:
+        if causal:
+            mask = torch.full((new, seen), -torch.inf, dtype=query.dtype).triu(1 + seen - new)
+        scores = query * query.shape[-1] ** -0.5 @ key.mT
+        weights = torch.softmax(scores if mask is None else scores + mask, -1)
+        return F.dropout(weights, dropout) @ value
+    if causal and 1 < new < seen:  # `is_causal` aligns a mask to the upper left; the new positions are the last ones
         mask = torch.ones(new, seen, dtype=torch.bool, device=query.device).tril(seen - new)
-    return F.scaled_dot_product_attention(query, key, value, mask, dropout_p=dropout, is_causal=1 < new == seen)
+    return F.scaled_dot_product_attention(query, key, value, mask, dropout_p=dropout, is_causal=causal and 1 < new == seen)
 
 
 class SelfAttention(nn.Module):

@@ -3,6 +3,7 @@
 Each block is GroupNorm, SiLU, convolution, twice, the second norm scaled and shifted by the embedding of time and
 condition; attention at the coarse resolutions (Ronneberger et al. 2015; Ho et al. 2020; Dhariwal and Nichol 2021).
 Any channels, odd and non-square sizes: a stride-2 convolution rounds up, and the way up returns to the shortcut's size.
+An image as condition goes in behind x (Saharia et al. 2021, arXiv:2111.05826), a context by attention beside the places' own.
 """
 
 from __future__ import annotations
@@ -11,11 +12,14 @@ import math
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pushforward.errors import UserError
+from pushforward.nets.cross_attention import CrossAttention
 from pushforward.nets.embeddings import TimeEmbedding
+from pushforward.nets.transformer import attended
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
@@ -24,6 +28,18 @@ def group_norm(channels: int) -> nn.GroupNorm:
     while groups > 1 and channels // groups < 4:
         groups //= 2
     return nn.GroupNorm(groups, channels)
+
+
+def modulated(
+    norm: nn.GroupNorm, x: Float[Tensor, "b c h w"], scale: Float[Tensor, "b c"], shift: Float[Tensor, "b c"]
+) -> Float[Tensor, "b c h w"]:
+    """(1 + scale) * norm(x) + shift in one pass: the rows beside each other as channels of one, with groups of their own."""
+    rows, channels = scale.shape
+    if not rows:  # torch has no norm over no groups
+        return x
+    beside, groups = x.reshape(1, rows * channels, *x.shape[2:]), rows * norm.num_groups
+    weight, bias = norm.weight * (1 + scale), norm.bias * (1 + scale) + shift
+    return F.group_norm(beside, groups, weight.flatten(), bias.flatten(), norm.eps).reshape(x.shape)
 
 
 def multipliers(height: int, width: int) -> tuple[int, ...]:
@@ -55,17 +71,20 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         h = self.conv1(F.silu(self.norm1(x)))
-        scale, shift = self.modulation(embedding)[:, :, None, None].chunk(2, 1)
-        h = F.silu(self.norm2(h) * (1 + scale) + shift)
+        scale, shift = self.modulation(embedding).chunk(2, 1)
+        h = F.silu(modulated(self.norm2, h, scale, shift))
         return self.shortcut(x) + self.conv2(self.dropout(h))
 
 
 class Attention(nn.Module):
-    """Self-attention over the H W places of a map, added to it: (B, C, H, W) -> (B, C, H, W). Starts as the identity."""
+    """Self-attention over the H W places of a map, added to it: (B, C, H, W) -> (B, C, H, W). Starts as the identity.
+
+    Heads are `head` channels wide, or there is one where that does not divide the channels.
+    """
 
     def __init__(self, channels: int, head: int = 64):
         super().__init__()
-        self.heads = channels // head if channels % head == 0 else 1
+        self.heads = head_count(channels, head)
         self.norm, self.qkv = group_norm(channels), nn.Linear(channels, 3 * channels)
         self.leave = nn.Linear(channels, channels)
         nn.init.zeros_(self.leave.weight)
@@ -75,24 +94,61 @@ class Attention(nn.Module):
         places = self.norm(x).flatten(2).transpose(1, 2)
         # (B, heads, H W, head) with each head's numbers side by side: what the fused kernels ask for
         q, k, v = (part.unflatten(2, (self.heads, -1)).transpose(1, 2) for part in self.qkv(places).chunk(3, 2))
-        h = F.scaled_dot_product_attention(q, k, v)
+        h = attended(q, k, v, causal=False)
         return x + self.leave(h.transpose(1, 2).flatten(2)).transpose(1, 2).reshape(x.shape)
 
 
-class Stage(nn.Module):
-    """A residual block and, where asked for, attention."""
+def head_count(channels: int, head: int) -> int:
+    """Heads of attention of this width."""
+    return channels // head if channels % head == 0 else 1
 
-    def __init__(self, inputs: int, outputs: int, embedding: int, dropout: float, attention: bool):
+
+class Context(nn.Module):
+    """What the places of a map take from vectors (B, M, context), added to it: (B, C, H, W) -> (B, C, H, W)."""
+
+    def __init__(self, channels: int, context: int, head: int = 64):
+        super().__init__()
+        self.attend = CrossAttention(channels, context, head_count(channels, head))
+
+    def forward(self, x: Tensor, context: Tensor, mask: Tensor | None = None) -> Tensor:
+        return x + self.attend(x.flatten(2).transpose(1, 2), context, mask).transpose(1, 2).reshape(x.shape)
+
+
+class Stage(nn.Module):
+    """A residual block and, where asked for, attention: to the map itself and to a context."""
+
+    def __init__(
+        self, inputs: int, outputs: int, embedding: int, dropout: float, attention: bool, head: int, context: int | None
+    ):
         super().__init__()
         self.block = ResidualBlock(inputs, outputs, embedding, dropout)
-        self.attend = Attention(outputs) if attention else nn.Identity()
+        self.attend = Attention(outputs, head) if attention else nn.Identity()
+        self.context = Context(outputs, context, head) if attention and context is not None else None
 
-    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        return self.attend(self.block(x, embedding))
+    def forward(self, x: Tensor, embedding: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+        x = self.attend(self.block(x, embedding))
+        return x if self.context is None or context is None else self.context(x, context, mask)
+
+
+class Doubled(nn.Conv2d):
+    """Each place repeated 2 x 2, then a 3 x 3 convolution: (B, C, H, W) -> (B, C, 2 H, 2 W).
+
+    Repeated places are multiplied by sums of the same weights: it is a transposed convolution with a kernel of 4 x 4, which has
+    4/9 of the products. Along a side, out[2 i + d - 1] takes from x[i] w[2 - d] + w[3 - d], d = 0 .. 3.
+    """
+
+    def __init__(self, channels: int):
+        super().__init__(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        kernel = self.weight.flip(2, 3).transpose(0, 1)
+        kernel = F.pad(kernel, (0, 1)) + F.pad(kernel, (1, 0))
+        kernel = F.pad(kernel, (0, 0, 0, 1)) + F.pad(kernel, (0, 0, 1, 0))
+        return F.conv_transpose2d(x, kernel, self.bias, stride=2, padding=1)
 
 
 class UNet(nn.Module):
-    """x (B, channels, H, W), t (B,), embedding (B, embedding) or None -> (B, outputs, H, W). The last layer starts at 0.
+    """x (B, inputs, H, W), t (B,), embedding (B, embedding) or None -> (B, outputs, H, W). The last layer starts at 0.
 
     Args:
         channels: of the image.
@@ -102,7 +158,10 @@ class UNet(nn.Module):
         attention: which resolutions have attention (0 = full); the middle of the coarsest always has it.
         embedding: width of the condition's embedding.
         dropout: in each residual block.
-        outputs: channels out (None: as many as in).
+        outputs: channels out (None: as many as the image's; twice as many for a learned variance).
+        inputs: channels in (None: as many as the image's; more where an image as condition is behind x).
+        head: width of the heads of attention (where it does not divide the channels, there is one head).
+        context: width of the vectors of a context, to attend to wherever there is attention (None: there is none).
     """
 
     def __init__(
@@ -116,48 +175,67 @@ class UNet(nn.Module):
         embedding: int = 128,
         dropout: float = 0.0,
         outputs: int | None = None,
+        inputs: int | None = None,
+        head: int = 64,
+        context: int | None = None,
     ):
         super().__init__()
+        if min(channels, width, depth, embedding, head) < 1 or not multipliers or min(multipliers) < 1:
+            raise UserError(
+                "channels, width, depth, embedding and head must be at least 1, as must be every one of the multipliers; "
+                f"{channels}, {width}, {depth}, {embedding}, {head} and {tuple(multipliers)} were given."
+            )
         sizes = [width * multiplier for multiplier in multipliers]
         coarsest = len(sizes) - 1
+
+        def stage(inputs: int, outputs: int, attends: bool) -> Stage:
+            return Stage(inputs, outputs, embedding, dropout, attends, head, context)
+
         self.time = TimeEmbedding(embedding)
-        self.enter = nn.Conv2d(channels, width, 3, padding=1)
+        self.enter = nn.Conv2d(inputs or channels, width, 3, padding=1)
         self.down, self.up = nn.ModuleList(), nn.ModuleList()
         shortcuts, size = [width], width  # channels of the maps that the way up takes back, last first
         for level, target in enumerate(sizes):
             for _ in range(depth):
-                self.down.append(Stage(size, target, embedding, dropout, level in attention))
+                self.down.append(stage(size, target, level in attention))
                 size = target
                 shortcuts.append(size)
             if level < coarsest:
                 self.down.append(nn.Conv2d(size, size, 3, stride=2, padding=1))
                 shortcuts.append(size)
-        self.middle = Stage(size, size, embedding, dropout, True)
+        self.middle = stage(size, size, True)
         self.after = ResidualBlock(size, size, embedding, dropout)
         for level, target in reversed(list(enumerate(sizes))):
             for _ in range(depth + 1):
-                self.up.append(Stage(size + shortcuts.pop(), target, embedding, dropout, level in attention))
+                self.up.append(stage(size + shortcuts.pop(), target, level in attention))
                 size = target
             if level:
-                self.up.append(nn.Conv2d(size, size, 3, padding=1))
+                self.up.append(Doubled(size))
         self.leave_norm = group_norm(size)
         self.leave = nn.Conv2d(size, outputs or channels, 3, padding=1)
         nn.init.zeros_(self.leave.weight)
         nn.init.zeros_(self.leave.bias)  # type: ignore[arg-type]
 
     def forward(
-        self, x: Float[Tensor, "b c h w"], t: Float[Tensor, "b"], embedding: Tensor | None = None
+        self,
+        x: Float[Tensor, "b c h w"],
+        t: Float[Tensor, "b"],
+        embedding: Tensor | None = None,
+        context: Float[Tensor, "b m wide"] | None = None,
+        context_mask: Bool[Tensor, "b m"] | None = None,
     ) -> Float[Tensor, "b outputs h w"]:
+        """context (B, M, context): vectors to attend to where `context_mask` (B, M) is true (None: everywhere)."""
         embedded = self.time(t, embedding)
         h = self.enter(x)
         shortcuts = [h]
         for layer in self.down:
-            h = layer(h, embedded) if isinstance(layer, Stage) else layer(h)
+            h = layer(h, embedded, context, context_mask) if isinstance(layer, Stage) else layer(h)
             shortcuts.append(h)
-        h = self.after(self.middle(h, embedded), embedded)
+        h = self.after(self.middle(h, embedded, context, context_mask), embedded)
         for layer in self.up:
             if isinstance(layer, Stage):
-                h = layer(torch.cat([h, shortcuts.pop()], 1), embedded)
-            else:
-                h = layer(F.interpolate(h, size=shortcuts[-1].shape[-2:], mode="nearest"))
+                h = layer(torch.cat([h, shortcuts.pop()], 1), embedded, context, context_mask)
+            else:  # an odd side was rounded up on the way down
+                height, width = shortcuts[-1].shape[-2:]
+                h = layer(h)[..., :height, :width]
         return self.leave(F.silu(self.leave_norm(h)))

@@ -41,10 +41,8 @@ from pushforward.dynamics.times import draw_times, find_law
 from pushforward.dynamics.weightings import check_weighting, weights
 from pushforward.errors import UserError, nearest
 from pushforward.models.contract import Generator, LogProb, Loss, OptimizerSettings, Player, device_of
-from pushforward.nets.choice import chosen_network
+from pushforward.models.diffusion.backbone import backbone, choose
 from pushforward.nets.conditioning import ConditionEmbedding, draw_condition
-from pushforward.nets.embeddings import TimedMLP
-from pushforward.nets.unet import UNet, multipliers
 from pushforward.randomness import Rng, as_rng
 
 EXACT_DIVERGENCE = 64  # dimensions up to which the divergence is summed exactly
@@ -62,29 +60,6 @@ class Sampling:
     spacing: str
 
 
-def is_large(spec: DataSpec) -> bool:
-    """Whether images have more than 32 pixels a side."""
-    return spec.planar and max(spec.shape[1:]) > 32
-
-
-def backbone(spec: DataSpec, network: str, width: int, depth: int | None, embedding: int, dropout: float) -> nn.Module:
-    """A network called net(x_t, t, embedding)."""
-    if network == "mlp":
-        return TimedMLP(spec.dimensions, width, depth or 3, embedding, dropout)
-    channels, *size = spec.shape
-    ladder = multipliers(*size)
-    return UNet(
-        channels,
-        width=width,
-        multipliers=ladder,
-        depth=depth or (2 if is_large(spec) else 1),
-        # attention costs the square of the number of places: from 16x16 down
-        attention=[level for level in range(len(ladder)) if level and max(size) / 2**level <= 16],
-        embedding=embedding,
-        dropout=dropout,
-    )
-
-
 class Diffusion(nn.Module):
     """Diffusion or flow matching, with classifier-free guidance where the data have a condition.
 
@@ -100,7 +75,8 @@ class Diffusion(nn.Module):
         coupling: which noise goes with which datum: "independent", or "optimal-transport" within a batch (and a class).
         time_sampling: how t is drawn in training: "uniform", "stratified" (spread evenly over a batch), "logit-normal" (more in
             the middle), "log-normal" (EDM's: where sigma / alpha is about 0.3).
-        network: "mlp" (vectors, tiny images), "unet" (images), or "auto": "unet" for images larger than 8x8, else "mlp".
+        network: "mlp" (vectors, tiny images), "unet" (images), a transformer of patches ("dit-nano", "dit-tiny", "dit-S",
+            "dit-B", "dit-L", "dit-XL"), or "auto": "unet" for images larger than 8x8, else "mlp".
         width: units of the MLP's layers, or channels of the U-Net at full resolution (None: 256; 32 up to 32x32, else 64).
         depth: residual blocks of the MLP, or of the U-Net at each resolution (None: 3; 1 up to 32x32, else 2).
         dropout: rate inside the residual blocks.
@@ -162,11 +138,9 @@ class Diffusion(nn.Module):
         ends = torch.tensor(self.span, dtype=torch.float64)
         self.explodes = bool(self.path(ends)[1][1] > MOST_NOISE)
         self.blind = bool(amplification(self.path, self.target, ends)[1] > UNSEEN)
-        network = chosen_network(network, spec, planar=("unet",))
-        width = width or (256 if network == "mlp" else 64 if is_large(spec) else 32)
-        embedding = 4 * width if network == "unet" else width
+        kind, width, embedding = choose(network, spec, width)
         self.embed = ConditionEmbedding(spec.condition, embedding)
-        self.net = backbone(spec, network, width, depth, embedding, dropout) if net is None else net
+        self.net = backbone(spec, kind, width, depth, embedding, dropout) if net is None else net
 
     def predict(
         self,
