@@ -11,6 +11,7 @@ means the same for every target, since x_t is given and conversions are affine i
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
@@ -32,11 +33,13 @@ class Net(Protocol):
 
 @dataclass(frozen=True)
 class Denoiser:
-    """path: from data to noise. target: what `net` predicts."""
+    """path: from data to noise. target: what `net` predicts. log_variance(x_t, t, s): the log of the variance (B, *shape) of x_s
+    given x_t, where that is learned, at the condition that is given."""
 
     path: Path
     target: Target
     net: Net
+    log_variance: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None
 
     def __call__(
         self, x_t: Float[Tensor, "b *shape"], t: Float[Tensor, "b"], condition: Tensor | None = None

@@ -28,7 +28,7 @@ def built(size=0.05, spec=PAIR, **settings) -> Flow:
     with seeded(0):
         model = Flow(spec, form="autoregressive", steps=2, width=8, depth=1, dequantisation="variational", **settings)
         for parameter in model.bijection.parameters():
-            parameter.data += 0.1 * torch.randn_like(parameter)  # a density that the rule below integrates
+            parameter.data += 0.03 * torch.randn_like(parameter)  # smooth, that the rule below integrates it
         for parameter in model.dequantiser.parameters():
             parameter.data += size * torch.randn_like(parameter)
     return model.double().eval()
