@@ -136,3 +136,18 @@ def test_what_is_known_of_an_image_is_kept(images):
         images.complete(x, torch.ones(5, 5))
     with pytest.raises(pf.UserError, match="cannot continue texts"):
         images.extend("a", 3)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("half", [False, True])
+def test_samples_are_drawn_in_half_where_training_was_and_the_model_stands_it(tmp_path, precision, half):
+    class Probe(torch.nn.Module):
+        def sample(self, n, *, condition=None, generator=None):
+            self.seen = (torch.ones(1, 1) @ torch.ones(1, 1)).dtype
+            return torch.zeros(n, 2)
+
+    model = Probe()
+    model.half = half
+    run = Run(model, DataSpec("point", (2,)), tmp_path, {**RECORD, "training": {"precision": precision}})
+    run.sample(2, seed=0)
+    assert model.seen == (torch.bfloat16 if half and precision == "bf16" else torch.float32)

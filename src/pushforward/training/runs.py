@@ -33,6 +33,7 @@ from pushforward.models.contract import (
 from pushforward.randomness import SampleRng
 from pushforward.training import checkpoints
 from pushforward.training.log import read_history
+from pushforward.training.precision import autocast
 from pushforward.training.records import BEST
 
 
@@ -157,7 +158,7 @@ class Run:
         seed, wanted = _seed(seed), parse_condition(self.spec, condition, n)
         size = batch_size or max(1, min(1024, 2**22 // max(1, self.spec.dimensions)))
         parts = []
-        with torch.no_grad():  # not inference_mode: some samplers differentiate on their way
+        with torch.no_grad(), self._pace():  # not inference_mode: some samplers differentiate on their way
             for start in range(0, n, size):
                 count = min(size, n - start)
                 given = self._condition(wanted, slice(start, start + count))
@@ -313,6 +314,11 @@ class Run:
         if codes is None:
             return None
         return conditions.to_model(self.spec.condition, codes[rows].to(device_of(self.model)))
+
+    def _pace(self) -> Any:
+        """The precision of training, bf16 where that was faster, if the model says (`half`) that samples are as good in it."""
+        chosen = self.record.get("training", {}).get("precision", "fp32") if getattr(self.model, "half", False) else "fp32"
+        return autocast(device_of(self.model), chosen)
 
     def _rng(self, seed: int, first: int = 0) -> SampleRng:
         return SampleRng(seed, first=first, device=device_of(self.model))
