@@ -99,7 +99,7 @@ def kinds_of(name):
     """All kinds of data for the first name of a class with its own networks; one for names that only set other choices."""
     line = zoo.ZOO[name]
     first = next(other for other, entry in zoo.ZOO.items() if entry.path == line.path)
-    return line.kinds if name == first or line.family != "adversarial" else line.kinds[:1]
+    return line.kinds if name == first or line.family not in ("adversarial", "diffusion") else line.kinds[:1]
 
 
 PAIRS = [(name, kind) for name in zoo.ZOO for kind in kinds_of(name)]

@@ -4,7 +4,8 @@ import pytest
 import torch
 from dynamics.exact_gaussian import exact, marginal
 
-from pushforward.dynamics.denoiser import bounded, classifier_free
+from pushforward.dynamics.denoiser import bounded
+from pushforward.dynamics.guidance import classifier_free
 from pushforward.dynamics.paths import PATHS
 from pushforward.dynamics.targets import EARLIEST, LATEST, TARGETS, compose, span
 

@@ -1,12 +1,8 @@
 """A denoiser: a path, a target and a network that predicts it. It says what is meant at (x_t, t), in any target's terms.
 
 The network's output y is an estimate of E[a x0 + b noise | x_t]. Everything else is a conversion of it: x0 and noise, the
-velocity of the probability-flow ODE, the score. What changes a prediction (guidance, a thing given) changes the network and
-keeps the rest, so that it turns a denoiser into a denoiser:
-
-    classifier-free guidance       y = y_null + w (y_c - y_null)        (Ho and Salimans 2022, arXiv:2207.12598)
-
-means the same for every target, since x_t is given and conversions are affine in y.
+velocity of the probability-flow ODE, the score. What changes a prediction (a condition or a bound given here, guidance.py)
+changes the network and keeps the rest, so that it turns a denoiser into a denoiser.
 """
 
 from __future__ import annotations
@@ -33,8 +29,8 @@ class Net(Protocol):
 
 @dataclass(frozen=True)
 class Denoiser:
-    """path: from data to noise. target: what `net` predicts. log_variance(x_t, t, s): the log of the variance (B, *shape) of x_s
-    given x_t, where that is learned, at the condition that is given."""
+    """path: from data to noise. target: what `net` predicts. log_variance(x_t, t, s): where it is learned, the log of the variance
+    (B, *shape) of x_s given x_t and the condition that is given already."""
 
     path: Path
     target: Target
@@ -66,6 +62,14 @@ class Denoiser:
         """grad log p_t(x_t) = -E[noise | x_t] / sigma."""
         return self.predict("score", x_t, t, condition)
 
+    def moved(
+        self, y: Float[Tensor, "b *shape"], x_t: Float[Tensor, "b *shape"], t: Float[Tensor, "b"], by: Float[Tensor, "b *shape"]
+    ) -> Float[Tensor, "b *shape"]:
+        """The network's output y when E[x0 | x_t] is moved `by` something and the noise follows from it, x_t being given."""
+        rate = determinant(self.path, self.target, t) / self.path(t)[1]
+        # at t = 0 x0 is x_t, and nothing is to be moved
+        return y - expand(torch.where(rate.isfinite(), rate, 0.0), x_t) * by
+
     @property
     def span(self) -> tuple[float, float]:
         """The times (t_min, t_max) between which this target determines x0, noise and velocity."""
@@ -74,12 +78,6 @@ class Denoiser:
     def given(self, condition: Tensor | None) -> Denoiser:
         """This denoiser with its condition fixed: what solvers take."""
         return replace(self, net=_Given(self.net, condition))
-
-
-def classifier_free(denoiser: Denoiser, scale: float) -> Denoiser:
-    """y_null + scale (y_c - y_null): one evaluation where the scale is 1 or 0, else two in one batch. Its condition is to be
-    given."""
-    return denoiser if scale == 1.0 else replace(denoiser, net=_Guided(denoiser.net, scale))
 
 
 def bounded(denoiser: Denoiser, low: float, high: float) -> Denoiser:
@@ -95,12 +93,9 @@ class _Bounded:
     high: float
 
     def __call__(self, x_t: Tensor, t: Tensor, *, condition: Tensor | None = None, drop: Tensor | None = None) -> Tensor:
-        path, target = self.denoiser.path, self.denoiser.target
         y = self.denoiser.net(x_t, t, condition=condition, drop=drop)
-        x0, _ = solve(path, target, x_t, y, t)
-        # x_t stays, so y moves by -determinant / sigma times what x0 does; at t = 0 x0 is x_t, and nothing is to be moved
-        rate = determinant(path, target, t) / path(t)[1]
-        return y - expand(torch.where(rate.isfinite(), rate, 0.0), x_t) * (x0.clamp(self.low, self.high) - x0)
+        x0, _ = solve(self.denoiser.path, self.denoiser.target, x_t, y, t)
+        return self.denoiser.moved(y, x_t, t, x0.clamp(self.low, self.high) - x0)
 
 
 @dataclass(frozen=True)
@@ -110,20 +105,3 @@ class _Given:
 
     def __call__(self, x_t: Tensor, t: Tensor, *, condition: Tensor | None = None, drop: Tensor | None = None) -> Tensor:
         return self.net(x_t, t, condition=self.condition, drop=drop)
-
-
-@dataclass(frozen=True)
-class _Guided:
-    net: Net
-    scale: float
-
-    def __call__(self, x_t: Tensor, t: Tensor, *, condition: Tensor | None = None, drop: Tensor | None = None) -> Tensor:
-        if self.scale == 0.0 or condition is None:
-            return self.net(x_t, t)
-        rows = len(x_t)
-        hidden = torch.arange(2 * rows, device=x_t.device) < rows
-        if drop is not None:
-            hidden = hidden | torch.cat([drop, drop])
-        both = self.net(torch.cat([x_t, x_t]), torch.cat([t, t]), condition=torch.cat([condition, condition]), drop=hidden)
-        null, conditional = both.chunk(2)
-        return null + self.scale * (conditional - null)

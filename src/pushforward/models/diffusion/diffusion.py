@@ -31,7 +31,8 @@ from torch import Tensor, nn
 from pushforward.data.batches import Batch
 from pushforward.data.spec import DataSpec
 from pushforward.dynamics.couplings import COUPLINGS
-from pushforward.dynamics.denoiser import Denoiser, bounded, classifier_free
+from pushforward.dynamics.denoiser import Denoiser, bounded
+from pushforward.dynamics.guidance import classifier_free
 from pushforward.dynamics.likelihood import log_prob_along, standard_normal
 from pushforward.dynamics.ode import find_method, integrate
 from pushforward.dynamics.paths import expand, find_path, interpolate
@@ -88,6 +89,8 @@ class Diffusion(nn.Module):
         steps: of that solver.
         spacing: of those steps.
     """
+
+    half = True  # what solvers add up stays in full precision; the network alone is in half
 
     def __init__(
         self,
