@@ -21,7 +21,9 @@ from pushforward.training.settings import TrainingSettings
 QUICK = {"steps": 3, "batch_size": 16, "tensorboard": False, "picture_every": 0, "precision": "fp32"}
 TEXT = "the quick brown fox jumps over the lazy dog. " * 60
 SMALL = {  # by class: the names that share one are as small
-    "Diffusion": {"width": 32, "depth": 1},
+    "Diffusion": {"width": 32, "depth": 1, "steps": 6},
+    "DiscreteDiffusion": {"width": 16, "depth": 1, "heads": 2},
+    "EmbeddedDiffusion": {"width": 16, "depth": 1, "heads": 2},
     "VAE": {"width": 32},
     "HierarchicalVAE": {"width": 16, "levels": 2},
     "VQVAE": {"width": 16},

@@ -13,8 +13,9 @@ from pushforward.artefacts import read_recipe
 from pushforward.cli.restore import run as restore_verb
 from pushforward.data.spec import Column, Condition, DataSpec
 from pushforward.dynamics.inverse import METHODS
+from pushforward.dynamics.measurements import parse_operator
 from pushforward.dynamics.operators import JPEG, CircularBlur, Composition, DownSample, Grey, Mask, ReflectedBlur
-from pushforward.editing.restoration import measured, parse_operator, restore
+from pushforward.editing.restoration import measured, restore
 from pushforward.randomness import seeded
 from pushforward.training.runs import Run
 

@@ -147,7 +147,7 @@ def test_samples_are_drawn_in_half_where_training_was_and_the_model_stands_it(tm
             return torch.zeros(n, 1, 2, 2)
 
     model = Probe()
-    model.half = half
+    model.samples_in_half = half
     run = Run(model, DataSpec("image", (1, 2, 2), levels=17), tmp_path, {**RECORD, "training": {"precision": precision}})
     run.sample(2, seed=0)
     assert model.seen == (torch.bfloat16 if half and precision == "bf16" else torch.float32)

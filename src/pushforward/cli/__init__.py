@@ -20,6 +20,7 @@ VERBS = {
     "translate": "images of one domain as images of another",
     "complete": "a text continued as it is drawn; the missing half of images",
     "restore": "what an operator took from images, put back by any diffusion run",
+    "trajectory": "how noise becomes data: on the way, expected at fixed t, by solver and steps, as a field",
     "reconstruct": "data beside what their codes give back",
     "outliers": "the data that a model finds strangest",
     "models": "what there is, in words: family, what it can do, source; one model's options",

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from pushforward.cli.parsing import Parser, peel, plain
 from pushforward.errors import UserError
 
-VERBS = ("interpolate", "traverse", "edit", "mix", "reconstruct", "outliers", "translate", "complete", "restore")
+VERBS = ("interpolate", "traverse", "edit", "mix", "reconstruct", "outliers", "translate", "complete", "restore", "trajectory")
 
 
 def parser(verb: str, description: str, splits: Any = Literal["held-out", "train"], split: str = "held-out") -> Parser:

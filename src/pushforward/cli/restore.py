@@ -60,7 +60,7 @@ def checked(words: Sequence[str], given: dict[str, Any]) -> None:
     if not words:
         raise UserError("which run? Give its directory: pushforward restore runs/NAME photo.png --operator down-sample:4")
     if given["operator"] is None:
-        from pushforward.editing.restoration import OPERATORS
+        from pushforward.dynamics.measurements import OPERATORS
 
         raise UserError(f"what was done to the image? Say --operator {'; '.join(OPERATORS.values())}.")
     if given["n"] < 1:
@@ -80,8 +80,9 @@ def restored(loaded: Any, given: dict[str, Any]) -> list[str]:
     """Draws and writes; what is to be said of it."""
     import torch
 
+    from pushforward.dynamics.measurements import parse_operator
     from pushforward.editing.reconstruction import errors
-    from pushforward.editing.restoration import measured, parse_operator, restore
+    from pushforward.editing.restoration import measured, restore
     from pushforward.pictures.draw import draw_strips
     from pushforward.progress import PATIENCE, Stages
 

@@ -247,7 +247,8 @@ class ToyStream:
 
 
 @functools.cache
-def _columns(name: str) -> tuple[Column, ...]:
+def columns(name: str) -> tuple[Column, ...]:
+    """The coordinates, with the mean and deviation by which they are standardised."""
     points = ToyStream(name, mix(0xC01)).fetch(torch.arange(2**17))[0].double()
     means, scales = points.mean(0).tolist(), points.std(0).tolist()
     return tuple(
@@ -270,5 +271,5 @@ def load_toy(name: str, options: Options) -> Data:
     else:
         points = splits["train"].fetch(torch.arange(n))[0]
         splits = assembly.divide({"train": ArraySplit(points)}, options, notes)
-    spec = DataSpec("point", (2,), columns=_columns(name), name=name)
+    spec = DataSpec("point", (2,), columns=columns(name), name=name)
     return assembly.assemble(spec, splits, notes, log_density=functools.partial(log_density, name))

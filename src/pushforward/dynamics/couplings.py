@@ -20,7 +20,7 @@ from torch import Tensor
 from pushforward.errors import UserError, nearest
 from pushforward.randomness import Rng, chosen
 
-FEW, MANY = 8, 192  # dimensions below which, and rows from which, POT's network simplex is the faster
+MANY = 64  # rows from which prices are worth being guessed before an exact solver begins
 
 
 @runtime_checkable
@@ -51,9 +51,9 @@ def optimal_transport(
 
 @dataclass(frozen=True)
 class Sinkhorn:
-    """Row i's noise drawn from row i of the entropic plan, argmin_P sum P_ij |x0_i - noise_j|^2 + r mean cost sum P_ij log P_ij
-    (Cuturi 2013, arXiv:1306.0895): optimal transport as the regulariser r goes to 0, independent as it grows. Each datum is
-    taken once, a noise once on average.
+    """Row i's noise drawn from row i of the entropic plan, argmin_P sum_ij P_ij |x0_i - noise_j|^2 + r m P_ij log P_ij, m the
+    mean of |x0_i - noise_j|^2 (Cuturi 2013, arXiv:1306.0895): optimal transport as the regulariser r goes to 0, independent as
+    it grows. Each datum is taken once, a noise once on average.
     """
 
     regulariser: float = 0.05
@@ -86,7 +86,7 @@ class Sinkhorn:
         import ot
 
         costs = _costs(x, y)
-        scale = self.regulariser * float(torch.cdist(x.flatten(1).double(), y.flatten(1).double()).square().mean())
+        scale = self.regulariser / 2 * float(torch.cdist(x.flatten(1).double(), y.flatten(1).double()).square().mean())
         plan = ot.sinkhorn([], [], costs, scale, numItermax=10_000, warn=False) if scale else np.ones_like(costs)
         return torch.from_numpy(plan).to(x.device)
 
@@ -97,25 +97,38 @@ def assignment(x: Float[Tensor, "b *shape"], y: Float[Tensor, "b *shape"]) -> In
     >>> assignment(torch.tensor([[0.0], [1.0], [2.0]]), torch.tensor([[2.1], [0.1], [1.1]]))
     tensor([1, 2, 0])
     """
+    from scipy.optimize import linear_sum_assignment
+
     costs = _costs(x, y)
-    if x[0].numel() < FEW and len(x) >= MANY:
-        import ot
-
-        order = ot.emd([], [], costs).argmax(1)  # uniform masses: a vertex of the transport polytope is a permutation
-    else:
-        from scipy.optimize import linear_sum_assignment
-
-        _, order = linear_sum_assignment(costs)
+    _, order = linear_sum_assignment(_priced(costs) if len(costs) >= MANY else costs)
     return torch.from_numpy(order).to(x.device)
 
 
 def _costs(x: Tensor, y: Tensor) -> np.ndarray:
-    """|x_i - y_j|^2 / 2 in float64, with from each row and column what makes its smallest 0: no plan of given masses is the
-    better or the worse for that, and all are found sooner."""
-    costs = (x.flatten(1).double() @ y.flatten(1).double().T).neg().cpu().numpy()
+    """|x_i - y_j|^2 / 2 in float64, with something taken from each row and each column, which makes no plan of given masses
+    better than another, so that their smallest are about 0."""
+    return _reduced((x.flatten(1).double() @ y.flatten(1).double().T).neg().cpu().numpy())
+
+
+def _reduced(costs: np.ndarray) -> np.ndarray:
     costs -= costs.min(0)
     costs -= costs.min(1, keepdims=True)
     return costs
+
+
+def _priced(costs: np.ndarray, regulariser: float = 0.03, rounds: int = 60) -> np.ndarray:
+    """Less the prices of an entropic plan, unfinished: what is left is nearly 0 where the best permutation is, and shortest
+    paths to it are short. With 256 rows the exact solver takes a third of the time, and both half of that of a network simplex.
+    """
+    scale = regulariser * costs.mean()
+    if not scale:
+        return costs
+    kernel, floor = np.exp((costs / -scale).astype(np.float32)), np.float32(1e-35)
+    rows = np.ones(len(costs), np.float32)
+    for _ in range(rounds):
+        columns = 1 / (kernel.T @ rows + floor)
+        rows = 1 / (kernel @ columns + floor)
+    return _reduced(costs - scale * (np.log(rows, dtype=np.float64)[:, None] + np.log(columns, dtype=np.float64)))
 
 
 def _groups(x0: Tensor, condition: Tensor | None) -> Iterator[Int[Tensor, "rows"]]:

@@ -29,8 +29,8 @@ class Net(Protocol):
 
 @dataclass(frozen=True)
 class Denoiser:
-    """path: from data to noise. target: what `net` predicts. log_variance(x_t, t, s): where it is learned, the log of the variance
-    (B, *shape) of x_s given x_t and the condition that is given already."""
+    """path: from data to noise. target: what `net` predicts. log_variance(x_t, t, s): where it is learned, the log of the
+    variance (B, *shape) of x_s given x_t, at the condition that is given already."""
 
     path: Path
     target: Target

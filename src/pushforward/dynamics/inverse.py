@@ -34,8 +34,10 @@ from torch import Tensor
 
 from pushforward.dynamics.denoiser import Denoiser, bounded
 from pushforward.dynamics.operators import Operator, inverse
-from pushforward.dynamics.paths import Path, expand
+from pushforward.dynamics.paths import expand
 from pushforward.dynamics.solvers import DDIM, Solver, generate, time_grid
+from pushforward.dynamics.stepping import fresh_noise
+from pushforward.dynamics.stochastic import noised
 from pushforward.dynamics.targets import LATEST
 from pushforward.errors import UserError, nearest
 from pushforward.randomness import Rng
@@ -198,7 +200,7 @@ class DDNM:
         x0, _ = denoiser(x, t)
         alpha_t, sigma_t, _, _ = (expand(c, x) for c in denoiser.path(t))
         alpha_s, sigma_s, _, _ = (expand(c, x) for c in denoiser.path(s))
-        fresh = self.eta * _fresh(denoiser.path, t, s, x)
+        fresh = self.eta * expand(fresh_noise(denoiser.path, t, s), x)
         kept = (sigma_s**2 - fresh**2).clamp(min=0).sqrt()
         through = alpha_s - kept * alpha_t / sigma_t  # d x_s / d x0, x_t as it is
 
@@ -294,15 +296,6 @@ class RePaint:
         return drawn + operator.pseudo_inverse(known - operator(drawn)), None
 
 
-def noised(path: Path, x: Float[Tensor, "b *shape"], t: Float[Tensor, "b"], s: Float[Tensor, "b"], rng: Rng) -> Tensor:
-    """x_s from x_t of an earlier time t < s: x alpha_s / alpha_t and the noise that lies between."""
-    alpha_t, sigma_t, _, _ = path(t)
-    alpha_s, sigma_s, _, _ = path(s)
-    ratio = alpha_s / alpha_t
-    between = (sigma_s**2 - (ratio * sigma_t) ** 2).clamp(min=0).sqrt()
-    return expand(ratio, x) * x + expand(between, x) * rng.randn_like(x)
-
-
 def travels(times: Float[Tensor, "k"], jump: int = 1, resamplings: int = 1) -> Float[Tensor, "n"]:
     """Times that go down by `jump` of the given steps, back up, and down again, `resamplings` times down in all.
 
@@ -341,14 +334,6 @@ def posterior_samples(
     times = travels(time_grid((0.0, min(denoiser.span[1], LATEST)), steps, like=y), jump, resamplings)
     noise = rng.randn(len(y), *method.problem.operator.shape, dtype=y.dtype)
     return generate(denoiser, noise, times, method, rng=rng)
-
-
-def _fresh(path: Path, t: Tensor, s: Tensor, x: Tensor) -> Tensor:
-    """The standard deviation of x_s given x_t and x0."""
-    alpha_t, sigma_t, _, _ = path(t)
-    alpha_s, sigma_s, _, _ = path(s)
-    ratio = alpha_t / alpha_s
-    return expand(sigma_s / sigma_t * (sigma_t**2 - (ratio * sigma_s) ** 2).clamp(min=0).sqrt(), x)
 
 
 def _needed(rng: Rng | None, solver: Solver) -> Rng:

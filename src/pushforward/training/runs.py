@@ -316,9 +316,9 @@ class Run:
         return conditions.to_model(self.spec.condition, codes[rows].to(device_of(self.model)))
 
     def _pace(self) -> Any:
-        """The precision of training, bf16 where that was faster, if the model says (`half`) that samples are as good in it."""
-        chosen = self.record.get("training", {}).get("precision", "fp32") if getattr(self.model, "half", False) else "fp32"
-        return autocast(device_of(self.model), chosen)
+        """The precision of training, bf16 where that was faster, if the model says that its samples are as good in it."""
+        stands = getattr(self.model, "samples_in_half", False)
+        return autocast(device_of(self.model), self.record.get("training", {}).get("precision", "fp32") if stands else "fp32")
 
     def _rng(self, seed: int, first: int = 0) -> SampleRng:
         return SampleRng(seed, first=first, device=device_of(self.model))
