@@ -148,6 +148,15 @@ class Translates(Protocol):
 
 
 @runtime_checkable
+class Taught(Protocol):
+    """Learns from another run's model: `teacher` is the run's directory, or None. The run opens it before training begins."""
+
+    teacher: str | None
+
+    def learn_from(self, teacher: nn.Module) -> None: ...
+
+
+@runtime_checkable
 class Diagnoses(Protocol):
     """Says how its codes are used, on data x (B, *spec.shape), as named finite figures. No capability: `evaluate` asks for it.
 

@@ -155,7 +155,10 @@ class Run:
             raise UserError(
                 f"condition = {str(condition)[:40]} was asked of '{name}', which makes data without one; leave it away."
             )
-        seed, wanted = _seed(seed), parse_condition(self.spec, condition, n)
+        options = {name: self._opened(value) for name, value in options.items()}
+        guide = options.get("classifier")  # whose conditions are those of a run that was trained without
+        spec = self.spec if guide is None or self.spec.condition is not None else guide.spec
+        seed, wanted = _seed(seed), parse_condition(spec, condition, n)
         size = batch_size or max(1, min(1024, 2**22 // max(1, self.spec.dimensions)))
         parts = []
         with torch.no_grad(), self._pace():  # not inference_mode: some samplers differentiate on their way
@@ -308,6 +311,14 @@ class Run:
         codes, device = self.units.parse(x), device_of(self.model)
         wanted = parse_condition(self.spec, condition, len(codes))
         return self.units.to_model(codes.to(device)), self._condition(wanted)
+
+    def _opened(self, option: Any) -> Any:
+        """A sampling option; of one that is a run, or the directory of one, its model."""
+        if isinstance(option, str | Path) and (Path(option) / "run.yaml").is_file():
+            from pushforward.training.opening import load
+
+            option = load(option, device=str(device_of(self.model)))
+        return option.model if isinstance(option, Run) else option
 
     def _condition(self, codes: Tensor | None, rows: slice = slice(None)) -> Tensor | None:
         """Conditions as the model sees them, on its device."""

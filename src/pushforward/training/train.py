@@ -28,7 +28,7 @@ from pushforward.data.batches import STREAM, Batch, Batches, Data, Split, take
 from pushforward.data.spec import DataSpec
 from pushforward.data.units import units
 from pushforward.errors import UserError, nearest
-from pushforward.models.contract import Learns, Player
+from pushforward.models.contract import Learns, Player, Taught
 from pushforward.randomness import SampleRng, UpdateRng, mix, seed_everything, seeded
 from pushforward.training import checkpoints, engine
 from pushforward.training.gallery import draw_run, sample_picture
@@ -77,11 +77,22 @@ def train(model: str | nn.Module, data: Any = "digits", **settings: Any) -> Run:
         model = build(model, data.spec, own, given.seed)
     if not isinstance(model, Learns):
         raise UserError(f"{type(model).__name__} has no players() and so cannot be trained; see `pf.check_model`.")
+    if isinstance(model, Taught) and model.teacher is not None:
+        model.learn_from(_taught_by(model.teacher))
     with (
         engine.processes(device) as (rank, world),
         _directory(name, data.spec.name, given, device, rank, world) as directory,
     ):
         return _train(model, data, given, directory, device, rank, world)
+
+
+def _taught_by(teacher: str) -> nn.Module:
+    """The model of a run that teaches another."""
+    from pushforward.training.opening import load
+
+    if not (Path(teacher) / "run.yaml").is_file():
+        raise UserError(f"teacher = {teacher} was given, which is no run: give the directory of one trained on these data.")
+    return load(teacher).model
 
 
 def name_of(model: nn.Module) -> str:

@@ -274,7 +274,10 @@ class Cold(nn.Module):
             and "noise" (to one image of noise for each datum).
         coarsest: of blurs and pixelate: about how many pixels a side are left of the image at t = 1.
         symmetry: standard deviation of the noise that is added to what samples begin at.
-        network, width, depth, dropout: as of `Diffusion`.
+        network: "mlp" (vectors, tiny images), "unet" (images), a transformer of patches ("dit-nano" ..), or "auto".
+        width: units of the MLP's layers, or channels of the U-Net at full resolution.
+        depth: residual blocks of the MLP, or of the U-Net at each resolution.
+        dropout: rate inside the residual blocks.
         condition_dropout: share of rows trained without their condition, needed to restore without one.
         net: your own network, any module called net(x_t, t, embedding), which gives R(x_t, t) - x_t, or None.
         learning_rate: of AdamW.
