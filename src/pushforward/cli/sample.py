@@ -137,6 +137,15 @@ def check_ending(path: str | Path, folder: bool, kind: str) -> None:
     raise UserError(f"samples cannot be written {named}; {rule}.")
 
 
+def opened(loaded: Any, options: dict[str, Any]) -> dict[str, Any]:
+    """Sampling options, with the run for each that is the directory of one: what guides, or is gone away from."""
+    from pushforward.models.contract import device_of
+    from pushforward.training.opening import load
+
+    runs = {key: value for key, value in options.items() if isinstance(value, str) and (Path(value) / "run.yaml").is_file()}
+    return options | {key: load(value, device=str(device_of(loaded.model))) for key, value in runs.items()}
+
+
 def write_samples(
     loaded: Any,
     path: str | Path,
@@ -161,7 +170,7 @@ def write_samples(
     path = Path(path)
     if first and first.spec.condition is not None and loaded.spec.classes and condition is None:
         condition = in_proportion(loaded.spec.condition, n)  # both stages are told the same
-    codes = loaded.sample_codes(n, condition=condition, seed=seed, batch_size=batch_size, **options)
+    codes = loaded.sample_codes(n, condition=condition, seed=seed, batch_size=batch_size, **opened(loaded, options))
     wanted = parse_condition(loaded.spec, condition, n)
     recipe = sample_recipe(loaded, n, seed, wanted, options) | ({"decode": True} if first else {})
     if first:
@@ -250,7 +259,7 @@ def write_one(loaded: Any, path: Path, recipe: dict[str, Any], options: dict[str
     from pushforward.training.gallery import decoded_samples
 
     condition = recipe.get("condition")
-    codes = loaded.sample_codes(recipe["n"], condition=condition, seed=recipe["seed"], **options)
+    codes = loaded.sample_codes(recipe["n"], condition=condition, seed=recipe["seed"], **opened(loaded, options))
     spec = loaded.spec
     if recipe.get("decode"):
         from pushforward.data.conditions import parse_condition

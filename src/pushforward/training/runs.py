@@ -155,7 +155,7 @@ class Run:
             raise UserError(
                 f"condition = {str(condition)[:40]} was asked of '{name}', which makes data without one; leave it away."
             )
-        options = {name: self._opened(value) for name, value in options.items()}
+        options = {name: value.model if isinstance(value, Run) else value for name, value in options.items()}
         guide = options.get("classifier")  # whose conditions are those of a run that was trained without
         spec = self.spec if guide is None or self.spec.condition is not None else guide.spec
         seed, wanted = _seed(seed), parse_condition(spec, condition, n)
@@ -311,14 +311,6 @@ class Run:
         codes, device = self.units.parse(x), device_of(self.model)
         wanted = parse_condition(self.spec, condition, len(codes))
         return self.units.to_model(codes.to(device)), self._condition(wanted)
-
-    def _opened(self, option: Any) -> Any:
-        """A sampling option; of one that is a run, or the directory of one, its model."""
-        if isinstance(option, str | Path) and (Path(option) / "run.yaml").is_file():
-            from pushforward.training.opening import load
-
-            option = load(option, device=str(device_of(self.model)))
-        return option.model if isinstance(option, Run) else option
 
     def _condition(self, codes: Tensor | None, rows: slice = slice(None)) -> Tensor | None:
         """Conditions as the model sees them, on its device."""
