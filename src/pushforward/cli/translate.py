@@ -114,9 +114,10 @@ def held_out(loaded: Any, given: dict[str, Any], target: int | None, options: di
     paired = loaded.spec.condition is not None and loaded.spec.condition.kind == "image"
     if paired and condition is None:
         raise UserError(f"the images of '{data.spec.name}' come without partners; give pairs, or the folder as the input.")
-    source, asked = (condition, None) if paired else (codes, condition)
+    source, asked = (condition, None) if paired else (loaded.given(codes), condition)
     made = loaded.units.parse(loaded.translate(source, condition=asked, seed=given["seed"], **options))
-    states = [source, made, codes] if paired else [source, made]
+    known = paired or not torch.equal(source, codes)  # what it should be
+    states = [source, made, codes] if known else [source, made]
     spec, states = _alike(loaded.spec, states, [loaded.spec.condition.levels if paired else loaded.spec.levels])
     labels = ["given", "made", "true"][: len(states)]
     if not paired and loaded.spec.classes and condition is not None:

@@ -148,6 +148,13 @@ class Translates(Protocol):
 
 
 @runtime_checkable
+class Corrupts(Protocol):
+    """Translates what it makes of data itself: what it is given of images x (B, *spec.shape), of the same shape."""
+
+    def corrupted(self, x: Tensor) -> Tensor: ...
+
+
+@runtime_checkable
 class Taught(Protocol):
     """Learns from another run's model: `teacher` is the run's directory, or None. The run opens it before training begins."""
 

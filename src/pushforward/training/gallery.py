@@ -168,8 +168,11 @@ def draw_translations(run: Any, seed: int) -> Any:
     codes, condition = take(run.data.held_out or run.data.train, 8, seed=seed)
     given = run.spec.condition
     if given is None or given.kind != "image":
-        made = run.units.parse(run.translate(codes, condition=condition, seed=seed))
-        return draw_pairs(run.spec, codes, made, ("given", "made"))
+        source = run.given(codes)
+        made = run.units.parse(run.translate(source, condition=condition, seed=seed))
+        if torch.equal(source, codes):
+            return draw_pairs(run.spec, codes, made, ("given", "made"))
+        return draw_strips(run.spec, torch.stack([source, made, codes], 1), column_labels=["given", "made", "true"])
     if condition is None or (tuple(given.shape), given.levels) != (tuple(run.spec.shape), run.spec.levels):
         return None
     made = run.units.parse(run.translate(condition, seed=seed))

@@ -19,6 +19,7 @@ from pushforward.data.units import Units, units
 from pushforward.errors import UserError, nearest
 from pushforward.models.contract import (
     Completes,
+    Corrupts,
     Decodes,
     Density,
     Encodes,
@@ -169,6 +170,14 @@ class Run:
                 flat = x.flatten(0, axis)  # units know one axis of rows
                 parts.append(self.units.to_codes(flat).cpu().unflatten(0, x.shape[: axis + 1]))
         return torch.cat(parts, axis)
+
+    def given(self, codes: Tensor) -> Tensor:
+        """Of data, as codes, what is to be translated: of a model that was trained on corrupted images these, else the data."""
+        if not isinstance(self.model, Corrupts):
+            return codes
+        with torch.no_grad():
+            x = self.units.to_model(codes.to(device_of(self.model)))
+            return self.units.to_codes(self.model.corrupted(x)).cpu().to(codes.dtype)
 
     def translate(self, x: Any, *, condition: Any = None, seed: int | None = None, **options: Any) -> Any:
         """Images x of one domain as images of another, both in their levels; what is random is a function of (seed, row).

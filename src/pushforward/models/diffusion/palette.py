@@ -100,7 +100,11 @@ class Palette(Diffusion):
         if self.operator is None:
             return x0, noise, condition
         with torch.no_grad():
-            return x0, noise, self.operator.picture(self.operator(x0))
+            return x0, noise, self.corrupted(x0)
+
+    def corrupted(self, x: Float[Tensor, "b *shape"]) -> Float[Tensor, "b *shape"]:
+        """What is given of images x; of pairs, where that is another image, x itself."""
+        return x if self.operator is None else self.operator.picture(self.operator(x))
 
     def translate(
         self,
