@@ -26,14 +26,14 @@ def check_weighting(weighting: str) -> None:
         raise UserError(f"there is no weighting '{weighting}'; {nearest(weighting, WEIGHTINGS)}")
 
 
-def weights(path: Path, target: Target, weighting: str, t: Float[Tensor, "b"]) -> Float[Tensor, "b"]:
+def weights(path: Path, target: Target, weighting: Target, t: Float[Tensor, "b"]) -> Float[Tensor, "b"]:
     """The weight (B,) of the squared error of a network that predicts `target`. t stays within the target's span.
 
     weighting: by the ratio of signal to noise, snr = alpha^2 / sigma^2:
 
     - "uniform": 1, whatever the target.
-    - a target's name: that target's error, unweighted: "noise" is DDPM's simple loss, "velocity" that of flow matching, "edm"
-      Karras et al.'s.
+    - a target, or its name: that target's error, unweighted: "noise" is DDPM's simple loss, "velocity" that of flow matching,
+      "edm" Karras et al.'s.
     - "min-snr": min(snr, 5) of x0's error (Hang et al. 2023, arXiv:2303.09556).
     - "truncated-snr": max(snr, 1) of x0's error (Salimans and Ho 2022, arXiv:2202.00512).
     - "sigmoid": 1 / (1 + snr e^-2) of the noise's error (Hoogeboom et al. 2024, arXiv:2410.19324).
@@ -45,10 +45,11 @@ def weights(path: Path, target: Target, weighting: str, t: Float[Tensor, "b"]) -
     >>> weights(Linear(), "noise", "velocity", torch.tensor([0.5]))  # noise is (1 - t) times the velocity, given x_t
     tensor([4.])
     """
-    check_weighting(weighting)
+    if isinstance(weighting, str):
+        check_weighting(weighting)
     if weighting in ("uniform", target):
         return torch.ones_like(t)
-    if weighting in TARGETS:
+    if not isinstance(weighting, str) or weighting in TARGETS:
         return (determinant(path, weighting, t) / determinant(path, target, t)) ** 2
     # The weight of x0's error times (sigma / determinant)^2 is that of the target's; the noise's is snr times x0's.
     if weighting == "likelihood":

@@ -473,6 +473,18 @@ def test_weighted_losses_are_of_the_same_errors(weighting):
     torch.testing.assert_close(weighted, w[0] * alone)
 
 
+@pytest.mark.parametrize("spec", [DataSpec("point", (2,)), DIGITS])
+def test_edms_weighting_is_of_data_of_this_deviation(spec):
+    """Of its own target it is 1; of x0's error 1 / out^2 = (d^2 + sigma^2) / (d sigma)^2, d = 1 of standardised numbers."""
+    t, d = torch.tensor([0.2, 0.5]), 1.0 if spec.kind == "point" else 0.5
+    own = Diffusion(spec, path="edm", target="edm", weighting="edm")
+    assert torch.equal(weights(own.path, own.target, own.weighting, t), torch.ones(2))
+    other = Diffusion(spec, path="edm", target="x0", weighting="edm")
+    sigma = other.path(t)[1]
+    expected = (d**2 + sigma**2) / (d * sigma) ** 2
+    torch.testing.assert_close(weights(other.path, other.target, other.weighting, t), expected)
+
+
 def test_optimal_transport_makes_the_target_less_noisy():
     class Zero(nn.Module):
         def forward(self, x, t, embedding=None):

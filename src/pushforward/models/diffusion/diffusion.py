@@ -142,12 +142,14 @@ class Diffusion(nn.Module):
         if not 0 <= condition_dropout < 1:
             raise UserError(f"condition_dropout is a share from 0 up to (not including) 1; {condition_dropout} was given.")
         find_target(target)
-        self.path, self.weighting, self.coupling = find_path(path), weighting, coupling
+        self.path, self.coupling = find_path(path), coupling
         self.source = find_source(source, spec)
         self._check_source(path)
         # standardised numbers have a deviation of 1; images, in [-1, 1], of about 1/2
         self.deviation = 0.5 if spec.planar else 1.0
-        self.target: Target = Residual(self.deviation) if target == "edm" else target
+        residual = Residual(self.deviation)
+        self.target: Target = residual if target == "edm" else target
+        self.weighting: Target = residual if weighting == "edm" else weighting
         self.span = span(self.path, self.target)
         ends = torch.tensor(self.span, dtype=torch.float64)
         self.explodes = bool(self.path(ends)[1][1] > MOST_NOISE)
