@@ -35,9 +35,9 @@ from pushforward.dynamics.paths import Path, expand, interpolate
 from pushforward.dynamics.targets import compose
 from pushforward.dynamics.times import draw_times
 from pushforward.errors import UserError
-from pushforward.models.contract import Generator, LogProb, Loss, Moment, Player
+from pushforward.models.contract import Loss, Moment, Player
 from pushforward.models.diffusion.backbone import backbone, choose
-from pushforward.models.diffusion.diffusion import Diffusion, as_log_prob
+from pushforward.models.diffusion.bounded import BoundedDiffusion
 from pushforward.nets.embeddings import TimeEmbedding
 from pushforward.nets.mlp import ResidualMLP
 from pushforward.randomness import Rng
@@ -46,7 +46,7 @@ HISTORY = 10  # losses of a level that say how often it is drawn
 EVEN = 1e-3  # share of the draws that are even over levels
 
 
-class ImprovedDDPM(Diffusion):
+class ImprovedDDPM(BoundedDiffusion):
     """A diffusion that has learned the variance of its steps; its log_prob is the variational bound.
 
     Args:
@@ -111,7 +111,7 @@ class ImprovedDDPM(Diffusion):
             solver=solver,
             steps=steps,
         )
-        self.bound_weight, self.aware, self.mass = bound_weight, aware, spec.kind == "image"
+        self.bound_weight, self.aware = bound_weight, aware
         if aware:
             self.register_buffer("losses", torch.zeros(levels, HISTORY))
             self.register_buffer("seen", torch.zeros(levels, dtype=torch.int64))
@@ -201,18 +201,6 @@ class ImprovedDDPM(Diffusion):
 
     def players(self) -> list[Player]:
         return [replace(player, after_update=self._remember if self.aware else None) for player in super().players()]
-
-    def log_prob(  # type: ignore[override]
-        self,
-        x: Float[Tensor, "b *shape"],
-        *,
-        condition: Tensor | None = None,
-        terms: int = 32,
-        draws: int = 2,
-        generator: Generator = 0,
-    ) -> LogProb:
-        """A lower bound on log p(x), nats: minus `bound`; of levels, as the density that is constant over each."""
-        return as_log_prob(self.bound(x, condition=condition, terms=terms, draws=draws, generator=generator), self.spec)
 
 
 @dataclass

@@ -30,9 +30,9 @@ from pushforward.dynamics.bound import log_decoded, prior_term
 from pushforward.dynamics.paths import Coefficients, expand
 from pushforward.dynamics.times import draw_times
 from pushforward.errors import UserError
-from pushforward.models.contract import Generator, LogProb, Loss
+from pushforward.models.contract import Loss
 from pushforward.models.diffusion.backbone import backbone, choose
-from pushforward.models.diffusion.diffusion import Diffusion, as_log_prob
+from pushforward.models.diffusion.bounded import BoundedDiffusion
 from pushforward.randomness import Rng
 
 LEAST = 0.01  # noise on data that are continuous, before training; on images an eighth of a level
@@ -83,7 +83,7 @@ class LearnedPath(nn.Module):
         return alpha, sigma, -0.5 * alpha * sigma**2 * slope, 0.5 * sigma * alpha**2 * slope
 
 
-class VDM(Diffusion):
+class VDM(BoundedDiffusion):
     """A diffusion trained by its likelihood, in continuous time, on a path that is learned; log_prob is the variational bound.
 
     Args:
@@ -139,7 +139,7 @@ class VDM(Diffusion):
         least = 2 / ((spec.levels or 256) - 1) / 8 if spec.kind == "image" else LEAST
         self.first = 2 * math.log(least)  # gamma at the data, before training: -14 of 256 levels
         self.path: LearnedPath = LearnedPath(self.first)
-        self.span, self.explodes, self.mass = (0.0, 1.0), False, spec.kind == "image"
+        self.span, self.explodes = (0.0, 1.0), False
 
     def predict(
         self,
@@ -185,18 +185,6 @@ class VDM(Diffusion):
     def _bit(self) -> float:
         """Nats of a datum in a bit per dimension."""
         return self.spec.dimensions * math.log(2)
-
-    def log_prob(  # type: ignore[override]
-        self,
-        x: Float[Tensor, "b *shape"],
-        *,
-        condition: Tensor | None = None,
-        terms: int = 32,
-        draws: int = 2,
-        generator: Generator = 0,
-    ) -> LogProb:
-        """A lower bound on log p(x), nats: minus `bound`; of levels, as the density that is constant over each."""
-        return as_log_prob(self.bound(x, condition=condition, terms=terms, draws=draws, generator=generator), self.spec)
 
 
 class WithSines(nn.Module):
